@@ -1,0 +1,20 @@
+# What the benchmarks share: clock, percentiles, JSON lines.
+SRC_kvb  := $(wildcard bench/common/*.c)
+ARCHIVES += kvb
+
+# kvmem-replay uses the library as an engine would: the shared one, public headers only.
+PROGRAMS += bin/kvmem-replay
+SRC_bin/kvmem-replay  := $(wildcard bench/replay/*.c)
+LIBS_bin/kvmem-replay := kvb kvmem-attention.so kvmem.so libcjson
+
+# Each bench/bench_x.c is a program, and may use what is inside the library. Those that also
+# measure jemalloc say so below: LIBS_bench/bench_x += jemalloc
+BENCHES  := $(patsubst %.c,%,$(wildcard bench/bench_*.c))
+PROGRAMS += $(BENCHES)
+$(foreach b,$(BENCHES),$(eval SRC_$b := $b.c))
+$(foreach b,$(BENCHES),$(eval LIBS_$b := kvb kvmem kvmem-attention nettle))
+
+# Benchmarks of whole programs are scripts, run after the others.
+BENCH_SCRIPTS := $(wildcard bench/bench_*.sh bench/bench_*.py)
+
+LIBS_bench/bench_block_cycle += jemalloc
