@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Where everything lies in a block, and how large a segment is (DESIGN rule 6).
+ *
+ *   block   = layer 0 | layer 1 | ...                        layer_count layers, back to back
+ *   layer   = K | V | K scales | V scales | 0..              V and the scales where there are any
+ *   K       = (head, token, dim) in PAGE_HEAD_TOKEN, (token, head, dim) in PAGE_TOKEN_HEAD
+ *   scales  = (head, token), or (head) with KVMEM_SCALE_HEAD
+ *
+ * V, the K scales and the layer begin at multiples of 16 bytes, so that kernels load vectors; with
+ * the shapes of real models nothing has to be rounded for that. block_bytes is therefore a
+ * multiple of 16, as every stride is.
+ *
+ *   segment_bytes = blocks_per_segment × index_stride_bytes
+ *   padding_ratio = 1 − block_bytes ÷ index_stride_bytes <= 0.01
+ *
+ * The segment: candidates are the multiples of the granule from half to five times the target, by
+ * their distance from it (of two, the smaller first); the first that an exact stride pads at most
+ * 1 % is taken, with as many blocks as it then holds. The target is the smaller of 64 MiB and 1/64
+ * of the device, but at least a granule and a block.
+ *
+ * How long it takes: within 1 % either the counts or the strides to try are fewer than
+ * sqrt(segment ÷ 16) ÷ 100, at most 60 or so; a candidate fails only while the granule is above
+ * about 1 % of the block, which leaves a few hundred candidates at most.
+ *
+ * Pure: the directory and all clients compute the same from the same options.
+ */
+#include "util/geometry.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "util/error.h"
+
+#define ALIGNMENT         UINT64_C(16)
+#define TARGET_BYTES      (UINT64_C(64) << 20)
+#define TARGETS_A_DEVICE  64
+#define COUNT_MAX         (1u << 24)
+#define SEGMENT_LIMIT     65535u
+#define BLOCK_TOKENS_MAX  4096u
+#define GRANULE_BYTES_MIN UINT64_C(4096)
+#define GRANULE_BYTES_MAX (UINT64_C(1) << 40)
+
+static uint64_t aligned(uint64_t bytes)
+{
+    return (bytes + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t most(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+uint32_t kvi_geometry_dtype_bytes(uint32_t dtype)
+{
+    switch (dtype) {
+    case KVMEM_DTYPE_FP8_E4M3:
+    case KVMEM_DTYPE_INT8: return 1;
+    case KVMEM_DTYPE_BF16:
+    case KVMEM_DTYPE_FP16: return 2;
+    case KVMEM_DTYPE_FP32: return 4;
+    default: return 0;
+    }
+}
+
+/* ---- inside a block ---- */
+
+/* Strides of K or V, whose elements have `bytes` bytes and whose heads have `dim`. */
+static void set_strides(uint32_t layout, uint32_t block_tokens, uint32_t head_count, uint64_t dim,
+                        uint64_t bytes, uint64_t *head_stride, uint64_t *token_stride)
+{
+    if (layout == KVMEM_LAYOUT_PAGE_TOKEN_HEAD) {
+        *head_stride = dim * bytes;
+        *token_stride = head_count * dim * bytes;
+    } else {
+        *token_stride = dim * bytes;
+        *head_stride = block_tokens * dim * bytes;
+    }
+}
+
+/* Fills what does not depend on the segment. */
+static void lay_out_block(uint32_t layout, uint32_t block_tokens,
+                          const struct kvmem_group_options *group, struct kvmem_geometry *out)
+{
+    uint64_t slots = (uint64_t)block_tokens * group->kv_head_count;
+    uint64_t k_bytes = slots * group->head_dim_k * kvi_geometry_dtype_bytes(group->dtype_k);
+    uint64_t v_bytes = slots * group->head_dim_v * kvi_geometry_dtype_bytes(group->dtype_v);
+    uint64_t scales = group->scale_mode == KVMEM_SCALE_HEAD         ? group->kv_head_count
+                      : group->scale_mode == KVMEM_SCALE_TOKEN_HEAD ? slots
+                                                                    : 0;
+    uint64_t scale_bytes = scales * kvi_geometry_dtype_bytes(group->scale_dtype);
+    uint64_t end = k_bytes;
+
+    memset(out, 0, sizeof(*out));
+    out->size = sizeof(*out);
+    out->block_tokens = block_tokens;
+    set_strides(layout, block_tokens, group->kv_head_count, group->head_dim_k,
+                kvi_geometry_dtype_bytes(group->dtype_k), &out->k_head_stride_bytes,
+                &out->k_token_stride_bytes);
+    if (v_bytes) {
+        set_strides(layout, block_tokens, group->kv_head_count, group->head_dim_v,
+                    kvi_geometry_dtype_bytes(group->dtype_v), &out->v_head_stride_bytes,
+                    &out->v_token_stride_bytes);
+        out->v_offset_bytes = aligned(end);
+        end = out->v_offset_bytes + v_bytes;
+    }
+    if (scale_bytes) {
+        out->k_scale_offset_bytes = aligned(end);
+        end = out->k_scale_offset_bytes + scale_bytes;
+    }
+    if (scale_bytes && v_bytes) {
+        out->v_scale_offset_bytes = end;
+        end += scale_bytes;
+    }
+    out->layer_stride_bytes = aligned(end);
+    out->block_bytes = group->layer_count * out->layer_stride_bytes;
+}
+
+/* ---- the segment ---- */
+
+uint32_t kvi_geometry_fit(uint64_t block_bytes, uint64_t segment_bytes, uint32_t count_min)
+{
+    uint64_t block = block_bytes / ALIGNMENT;
+    uint64_t segment = segment_bytes / ALIGNMENT;
+    uint64_t count = least(segment / block, COUNT_MAX);
+    uint64_t stride;
+
+    if (count_min == 0)
+        count_min = 1;
+    if (count < count_min)
+        return 0;
+    stride = most(block, (segment + COUNT_MAX - 1) / COUNT_MAX);
+    if (count - count_min < segment / count_min - stride) {
+        for (; count >= count_min; count--)
+            if (segment % count == 0)
+                return (uint32_t)count;
+        return 0;
+    }
+    for (; stride <= segment / count_min; stride++)
+        if (segment % stride == 0)
+            return (uint32_t)(segment / stride);
+    return 0;
+}
+
+/* Blocks of a segment of that size at which it pads at most 1 %, or 0. */
+static uint32_t count_within_padding(uint64_t block_bytes, uint64_t segment_bytes)
+{
+    /* n × block >= 0.99 × segment  <=>  n >= 99 × segment ÷ (100 × block), rounded up. */
+    uint64_t count_min = (segment_bytes * 99 + block_bytes * 100 - 1) / (block_bytes * 100);
+
+    if (count_min > COUNT_MAX)
+        return 0;
+    return kvi_geometry_fit(block_bytes, segment_bytes, (uint32_t)count_min);
+}
+
+static uint64_t target_of(uint64_t block_bytes, uint64_t device_bytes, uint64_t granule_bytes)
+{
+    return most(most(least(TARGET_BYTES, device_bytes / TARGETS_A_DEVICE), granule_bytes),
+                block_bytes);
+}
+
+/* Choose the segment for out->block_bytes. False when none pads at most 1 %. */
+static bool choose_segment(uint64_t device_bytes, uint64_t granule_bytes,
+                           struct kvmem_geometry *out)
+{
+    uint64_t target = target_of(out->block_bytes, device_bytes, granule_bytes);
+    uint64_t low = (target + 1) / 2;
+    uint64_t high = least(5 * target, device_bytes);
+    uint64_t below = target / granule_bytes * granule_bytes;
+    uint64_t above = below + granule_bytes;
+    uint64_t segment = 0;
+    uint32_t count = 0;
+
+    while (count == 0) {
+        bool has_below = below >= low && below > 0;
+        bool has_above = above <= high;
+
+        if (has_below && (!has_above || target - below <= above - target)) {
+            segment = below;
+            below -= granule_bytes;
+        } else if (has_above) {
+            segment = above;
+            above += granule_bytes;
+        } else {
+            return false;
+        }
+        if (segment >= out->block_bytes && segment <= high)
+            count = count_within_padding(out->block_bytes, segment);
+    }
+    out->segment_bytes = segment;
+    out->blocks_per_segment = count;
+    out->index_stride_bytes = segment / count;
+    out->padding_ratio = 1.0 - (double)out->block_bytes / (double)out->index_stride_bytes;
+    return true;
+}
+
+/* Index range: twice what the device holds at once, so that a segment that is gone but not yet
+ * unmapped by everybody does not keep a new one from its place. Indices are int32. */
+static uint32_t segment_limit_of(const struct kvmem_geometry *geometry, uint64_t device_bytes)
+{
+    uint64_t segments = device_bytes / geometry->segment_bytes;
+
+    segments = least(segments, SEGMENT_LIMIT) * 2;
+    segments = least(segments, (uint64_t)INT32_MAX / geometry->blocks_per_segment);
+    return (uint32_t)least(segments, SEGMENT_LIMIT);
+}
+
+static bool does_fit(uint32_t layout, uint32_t block_tokens,
+                     const struct kvmem_group_options *group, uint64_t device_bytes,
+                     uint64_t granule_bytes)
+{
+    struct kvmem_geometry trial;
+
+    lay_out_block(layout, block_tokens, group, &trial);
+    return trial.block_bytes <= device_bytes && choose_segment(device_bytes, granule_bytes, &trial);
+}
+
+/* The block_tokens nearest to the one given that works (of two, the smaller); 0 = none. */
+static uint32_t nearest_block_tokens(uint32_t layout, uint32_t block_tokens,
+                                     const struct kvmem_group_options *group, uint64_t device_bytes,
+                                     uint64_t granule_bytes)
+{
+    for (uint32_t distance = 1; distance < BLOCK_TOKENS_MAX; distance++) {
+        if (distance < block_tokens &&
+            does_fit(layout, block_tokens - distance, group, device_bytes, granule_bytes))
+            return block_tokens - distance;
+        if (block_tokens + distance <= BLOCK_TOKENS_MAX &&
+            does_fit(layout, block_tokens + distance, group, device_bytes, granule_bytes))
+            return block_tokens + distance;
+    }
+    return 0;
+}
+
+static int refuse(uint32_t layout, uint32_t block_tokens, const struct kvmem_group_options *group,
+                  uint64_t device_bytes, uint64_t granule_bytes, uint64_t block_bytes)
+{
+    uint32_t nearest =
+        nearest_block_tokens(layout, block_tokens, group, device_bytes, granule_bytes);
+    uint64_t target = target_of(block_bytes, device_bytes, granule_bytes);
+    char remedy[64] = "no block_tokens in 1..4096 works";
+
+    if (nearest)
+        snprintf(remedy, sizeof(remedy), "nearest that works: block_tokens %" PRIu32, nearest);
+    if (block_bytes > device_bytes)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "block_tokens: %" PRIu32 " makes a block of %" PRIu64
+                             " bytes on a device of %" PRIu64 "; %s",
+                             block_tokens, block_bytes, device_bytes, remedy);
+    return kvi_error_set(KVMEM_E_INVALID,
+                         "block_tokens: %" PRIu32 " makes blocks of %" PRIu64 " bytes, which no "
+                         "segment of %" PRIu64 "..%" PRIu64 " bytes in steps of %" PRIu64
+                         " pads at most 1 %%; %s",
+                         block_tokens, block_bytes, (target + 1) / 2,
+                         least(5 * target, device_bytes), granule_bytes, remedy);
+}
+
+/* ---- the options ---- */
+
+static int check_range(const char *where, const char *name, uint64_t value, uint64_t min,
+                       uint64_t max)
+{
+    if (value >= min && value <= max)
+        return 0;
+    return kvi_error_set(KVMEM_E_INVALID, "%s%s: %" PRIu64 " is outside %" PRIu64 "..%" PRIu64,
+                         where, name, value, min, max);
+}
+
+static int check_group_scales(const char *where, const struct kvmem_group_options *group)
+{
+    bool has_scales =
+        group->scale_mode == KVMEM_SCALE_HEAD || group->scale_mode == KVMEM_SCALE_TOKEN_HEAD;
+    int rc;
+
+    rc = check_range(where, "scale_mode", group->scale_mode, KVMEM_SCALE_NONE,
+                     KVMEM_SCALE_TOKEN_HEAD);
+    if (rc)
+        return rc;
+    rc = check_range(where, "scale_dtype", group->scale_dtype, KVMEM_DTYPE_NONE, KVMEM_DTYPE_FP32);
+    if (rc)
+        return rc;
+    if (has_scales != (group->scale_dtype != KVMEM_DTYPE_NONE))
+        return kvi_error_set(
+            KVMEM_E_INVALID, "%sscale_dtype: %" PRIu32 ", expected %s with scale_mode %" PRIu32,
+            where, group->scale_dtype, has_scales ? "BF16, FP16 or FP32 (1..3)" : "NONE (0)",
+            group->scale_mode);
+    return 0;
+}
+
+static int check_group(const char *where, const struct kvmem_group_options *group)
+{
+    int rc;
+
+    if ((rc = check_range(where, "layer_count", group->layer_count, 1, 1024)) ||
+        (rc = check_range(where, "kv_head_count", group->kv_head_count, 1, 1024)) ||
+        (rc = check_range(where, "head_dim_k", group->head_dim_k, 1, 4096)) ||
+        (rc = check_range(where, "head_dim_v", group->head_dim_v, 0, 4096)) ||
+        (rc = check_range(where, "dtype_k", group->dtype_k, KVMEM_DTYPE_BF16, KVMEM_DTYPE_INT8)) ||
+        (rc = check_range(where, "dtype_v", group->dtype_v, KVMEM_DTYPE_NONE, KVMEM_DTYPE_INT8)) ||
+        (rc = check_group_scales(where, group)))
+        return rc;
+    if ((group->head_dim_v == 0) != (group->dtype_v == KVMEM_DTYPE_NONE))
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "%sdtype_v: %" PRIu32 " with head_dim_v %" PRIu32
+                             "; a group without V has NONE (0) and 0, one with V neither",
+                             where, group->dtype_v, group->head_dim_v);
+    if (group->window_tokens)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED,
+                             "%swindow_tokens: %" PRIu32 "; only 0 (full attention) is supported",
+                             where, group->window_tokens);
+    return check_range(where, "reserved", group->reserved, 0, 0);
+}
+
+/* 0 = PAGE_HEAD_TOKEN, as in struct kvmem_space_options. */
+static int check_layout(uint32_t layout)
+{
+    int rc = check_range("", "layout", layout, 0, KVMEM_LAYOUT_PER_LAYER);
+
+    if (rc == 0 && layout > KVMEM_LAYOUT_PAGE_TOKEN_HEAD)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED,
+                             "layout: %" PRIu32 "; only PAGE_HEAD_TOKEN (1) and PAGE_TOKEN_HEAD "
+                             "(2) are supported",
+                             layout);
+    return rc;
+}
+
+static int check_one(const char *name, uint32_t value, uint32_t max)
+{
+    int rc = check_range("", name, value, 1, max);
+
+    if (rc == 0 && value > 1)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "%s: %" PRIu32 "; only 1 is supported", name,
+                             value);
+    return rc;
+}
+
+static int check_string(const char *name, const char *value, size_t bytes_max)
+{
+    size_t bytes = value ? strnlen(value, bytes_max + 1) : 0;
+
+    if (bytes >= 1 && bytes <= bytes_max)
+        return 0;
+    return kvi_error_set(KVMEM_E_INVALID, "%s: %s%zu bytes long, expected 1..%zu", name,
+                         bytes > bytes_max ? "at least " : "", bytes, bytes_max);
+}
+
+static int check_tuning(const struct kvmem_space_options *options)
+{
+    int rc;
+
+    if ((rc = check_range("", "low_water_blocks", options->low_water_blocks, 0, 1u << 30)) ||
+        (rc = check_range("", "refill_blocks", options->refill_blocks, 0, 1u << 30)) ||
+        (rc = check_range("", "seq_limit", options->seq_limit, 0, 1u << 20)) ||
+        (rc = check_range("", "flags", options->flags, 0, KVMEM_SPACE_REGIONS)))
+        return rc;
+    if (options->flags)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "flags: KVMEM_SPACE_REGIONS is not supported");
+    return 0;
+}
+
+int kvi_space_options_check(const struct kvmem_space_options *options)
+{
+    char where[24];
+    int rc;
+
+    if (!options)
+        return kvi_error_set(KVMEM_E_INVALID, "options: NULL");
+    if (options->size != sizeof(*options))
+        return kvi_error_set(KVMEM_E_INVALID, "size: %" PRIu32 ", expected %zu", options->size,
+                             sizeof(*options));
+    if ((rc = check_layout(options->layout)) || (rc = check_string("name", options->name, 63)) ||
+        (options->domain && (rc = check_string("domain", options->domain, 31))) ||
+        (rc = check_range("", "block_tokens", options->block_tokens, 1, BLOCK_TOKENS_MAX)) ||
+        (rc = check_one("group_count", options->group_count, KVMEM_GROUP_LIMIT)) ||
+        (rc = check_one("shard_count", options->shard_count, KVMEM_SHARD_LIMIT)) ||
+        (rc = check_range("", "shard_index", options->shard_index, 0, options->shard_count - 1)) ||
+        (rc = check_tuning(options)))
+        return rc;
+    for (uint32_t i = 0; i < options->group_count; i++) {
+        snprintf(where, sizeof(where), "groups[%" PRIu32 "].", i);
+        rc = check_group(where, &options->groups[i]);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int check_device(uint64_t device_bytes, uint64_t granule_bytes)
+{
+    int rc = check_range("", "granule_bytes", granule_bytes, GRANULE_BYTES_MIN, GRANULE_BYTES_MAX);
+
+    if (rc)
+        return rc;
+    if (granule_bytes & (granule_bytes - 1))
+        return kvi_error_set(KVMEM_E_INVALID, "granule_bytes: %" PRIu64 " is no power of two",
+                             granule_bytes);
+    return check_range("", "device_bytes", device_bytes, granule_bytes, UINT64_MAX);
+}
+
+int kvi_geometry_plan(uint32_t layout, uint32_t block_tokens,
+                      const struct kvmem_group_options *group, uint64_t device_bytes,
+                      uint64_t granule_bytes, struct kvmem_geometry *out)
+{
+    struct kvmem_geometry plan;
+    int rc;
+
+    if ((rc = check_layout(layout)) ||
+        (rc = check_range("", "block_tokens", block_tokens, 1, BLOCK_TOKENS_MAX)) ||
+        (rc = check_group("", group)) || (rc = check_device(device_bytes, granule_bytes)))
+        return rc;
+    lay_out_block(layout, block_tokens, group, &plan);
+    if (plan.block_bytes > device_bytes || !choose_segment(device_bytes, granule_bytes, &plan))
+        return refuse(layout, block_tokens, group, device_bytes, granule_bytes, plan.block_bytes);
+    plan.segment_limit = segment_limit_of(&plan, device_bytes);
+    *out = plan;
+    return 0;
+}
