@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Clients: from accept to the exit of their process.
+ *
+ *   FREE ─add─▶ NEW ─hello─▶ ALIVE ─goodbye─▶ GOODBYE ─end of file─▶ FREE
+ *                │             │ end of file, or expelled
+ *                └─────────────┴──▶ GONE ─exited─▶ FREE
+ *
+ * A GONE client's process may still write, and reads what it leases: its segments are
+ * quarantined and it keeps leases, pins and maps until kvi_dir_client_exited. Nothing is sent to
+ * a client that is not NEW or ALIVE.
+ */
+#include "directory/directory_internal.h"
+
+int kvi_dir_client_is_reachable(const struct kvi_dir_client *client)
+{
+    return client->state == KVI_DIR_CLIENT_NEW || client->state == KVI_DIR_CLIENT_ALIVE;
+}
+
+int kvi_dir_client_add(struct kvi_dir *dir, const struct kvi_dir_peer *peer, uint32_t *number)
+{
+    if (dir->is_draining)
+        return KVMEM_E_LIMIT;
+    for (uint32_t i = 0; i < dir->options.client_limit; i++) {
+        struct kvi_dir_client *client = &dir->clients[i];
+
+        if (client->state != KVI_DIR_CLIENT_FREE)
+            continue;
+        *client = (struct kvi_dir_client){.state = KVI_DIR_CLIENT_NEW,
+                                          .number = i,
+                                          .peer = *peer,
+                                          .connected_ns = kvi_dir_now_ns(dir)};
+        *number = i;
+        return 0;
+    }
+    return KVMEM_E_LIMIT;
+}
+
+/* ---- hello and goodbye ---- */
+
+static int is_zero(const uint8_t *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (bytes[i] != 0)
+            return 0;
+    return 1;
+}
+
+static void send_welcome(struct kvi_dir *dir, struct kvi_dir_client *client, uint32_t version,
+                         uint32_t serial)
+{
+    struct kvi_msg_welcome welcome;
+    size_t bytes;
+
+    kvi_wire_begin(&welcome, KVI_OP_WELCOME, serial);
+    welcome.version = version;
+    welcome.version_min = KVI_PROTOCOL_VERSION_MIN;
+    welcome.client = client->number;
+    welcome.device_count = 1;
+    memcpy(welcome.session, client->session, sizeof(welcome.session));
+    welcome.device_bytes = dir->options.device_bytes;
+    welcome.granule_bytes = dir->options.granule_bytes;
+    welcome.status_bytes = dir->options.status_bytes;
+    memcpy(welcome.device, dir->options.device_name, sizeof(welcome.device));
+    if (dir->options.status_bytes > 0) { /* the descriptor of the status page comes along */
+        welcome.header.fds_received = 1;
+        client->fds_sent++;
+    }
+    bytes = kvi_wire_finish(&welcome);
+    dir->env.send(dir->env.context, client->number, &welcome, bytes, NULL, 0);
+}
+
+static void refuse_version(struct kvi_dir *dir, struct kvi_dir_client *client,
+                           const struct kvi_msg_hello *hello)
+{
+    kvi_dir_refuse(dir, client, KVI_OP_HELLO, hello->header.serial, KVMEM_E_VERSION,
+                   "hello.version: the client speaks versions %u..%u, the daemon %u..%u; update "
+                   "the older one",
+                   hello->version_min, hello->version, KVI_PROTOCOL_VERSION_MIN,
+                   KVI_PROTOCOL_VERSION);
+    client->state = KVI_DIR_CLIENT_GONE;
+    dir->env.client_close(dir->env.context, client->number, KVMEM_E_VERSION,
+                          "no protocol version in common");
+}
+
+void kvi_dir_client_hello(struct kvi_dir *dir, struct kvi_dir_client *client,
+                          const struct kvi_msg_hello *hello)
+{
+    uint32_t serial = hello->header.serial;
+    uint32_t version = hello->version;
+
+    if (version > KVI_PROTOCOL_VERSION)
+        version = KVI_PROTOCOL_VERSION;
+    if (version < hello->version_min || version < KVI_PROTOCOL_VERSION_MIN) {
+        refuse_version(dir, client, hello);
+        return;
+    }
+    if (hello->role == KVMEM_ROLE_MEMBER) {
+        kvi_dir_refuse(dir, client, KVI_OP_HELLO, serial, KVMEM_E_NOT_SUPPORTED,
+                       "hello.role: 1 (member) is not supported yet");
+        return;
+    }
+    if (!is_zero(hello->session, sizeof(hello->session))) {
+        kvi_dir_refuse(dir, client, KVI_OP_HELLO, serial, KVMEM_E_NOT_SUPPORTED,
+                       "hello.session: joining or resuming a session is not supported yet");
+        return;
+    }
+    if (dir->is_draining) {
+        kvi_dir_refuse(dir, client, KVI_OP_HELLO, serial, KVMEM_E_BUSY, "the daemon is ending");
+        return;
+    }
+    client->state = KVI_DIR_CLIENT_ALIVE;
+    client->role = hello->role;
+    client->session_serial = ++dir->session_serial;
+    memcpy(client->name, hello->name, sizeof(client->name));
+    dir->env.random(dir->env.context, client->session, sizeof(client->session));
+    send_welcome(dir, client, version, serial);
+}
+
+void kvi_dir_client_goodbye(struct kvi_dir *dir, struct kvi_dir_client *client,
+                            const struct kvi_msg_goodbye *goodbye)
+{
+    for (struct kvi_dir_open *open = client->opens; open; open = open->next) {
+        kvi_dir_request_drop(dir, open);
+        kvi_dir_pressure_end(dir, open);
+    }
+    kvi_dir_done(dir, client, &goodbye->header);
+    client->state = KVI_DIR_CLIENT_GOODBYE;
+    dir->env.client_close(dir->env.context, client->number, 0, "goodbye");
+}
+
+/* ---- descriptors in flight ---- */
+
+int kvi_dir_client_acknowledge(struct kvi_dir_client *client, uint32_t fds_received)
+{
+    uint32_t in_flight = client->fds_sent - client->fds_acknowledged;
+
+    if (client->fds_sent - fds_received > in_flight)
+        return KVMEM_E_PROTOCOL;
+    client->fds_acknowledged = fds_received;
+    return 0;
+}
+
+uint32_t kvi_dir_client_fd_room(const struct kvi_dir *dir, const struct kvi_dir_client *client)
+{
+    uint32_t taken = client->fds_sent - client->fds_acknowledged + client->fds_reserved;
+
+    return taken < dir->options.unacked_fd_limit ? dir->options.unacked_fd_limit - taken : 0;
+}
+
+/* ---- the end ---- */
+
+/* Nobody can prove yet that the client writes no more: lock what it could write. */
+static void quarantine(struct kvi_dir *dir, struct kvi_dir_client *client)
+{
+    client->state = KVI_DIR_CLIENT_GONE;
+    for (struct kvi_dir_open *open = client->opens; open; open = open->next) {
+        struct kvi_dir_space *space = &dir->spaces[open->space];
+
+        kvi_dir_request_drop(dir, open);
+        kvi_dir_pressure_end(dir, open);
+        for (uint32_t slot = 0; slot < space->slot_high; slot++) {
+            uint32_t number = space->slots[slot].segment;
+
+            if (number != KVI_DIR_NONE && dir->segments[number].owner == client->number &&
+                dir->segments[number].state == KVI_SEGMENT_OWNED)
+                dir->segments[number].state = KVI_SEGMENT_QUARANTINED;
+        }
+    }
+}
+
+static void reclaim(struct kvi_dir *dir, struct kvi_dir_client *client)
+{
+    int is_orphaned = client->state != KVI_DIR_CLIENT_GOODBYE;
+
+    client->state = KVI_DIR_CLIENT_GONE;
+    if (is_orphaned)
+        dir->totals.orphaned_segments += client->owned_segments;
+    while (client->opens)
+        kvi_dir_open_close(dir, client->opens);
+    assert(client->owned_segments == 0 && client->owned_bytes == 0 &&
+           client->mapped_segments == 0 && client->lease_count == 0 && client->pin_count == 0 &&
+           client->fds_reserved == 0);
+    client->state = KVI_DIR_CLIENT_FREE;
+    dir->totals.reclaimed_clients++;
+}
+
+void kvi_dir_client_expel(struct kvi_dir *dir, struct kvi_dir_client *client, int code,
+                          const char *text)
+{
+    dir->totals.protocol_errors++;
+    quarantine(dir, client);
+    dir->env.client_close(dir->env.context, client->number, code, text);
+}
+
+void kvi_dir_client_eof(struct kvi_dir *dir, uint32_t number)
+{
+    struct kvi_dir_client *client;
+
+    if (number >= dir->options.client_limit)
+        return;
+    client = &dir->clients[number];
+    if (client->state == KVI_DIR_CLIENT_GOODBYE)
+        reclaim(dir, client);
+    else if (client->state != KVI_DIR_CLIENT_FREE)
+        quarantine(dir, client);
+    kvi_dir_request_retry(dir);
+}
+
+void kvi_dir_client_exited(struct kvi_dir *dir, uint32_t number)
+{
+    if (number >= dir->options.client_limit || dir->clients[number].state == KVI_DIR_CLIENT_FREE)
+        return;
+    if (kvi_dir_client_is_reachable(&dir->clients[number]))
+        quarantine(dir, &dir->clients[number]);
+    reclaim(dir, &dir->clients[number]);
+    kvi_dir_request_retry(dir);
+}

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Spaces, and a client's opening of one.
+ *
+ * A space is found by (domain, name). It lives while a client has it open or a segment of it
+ * exists; one without clients keeps segments only for the sake of entries:
+ *
+ *   clients = 0 and entries = 0  ⇒  its HANDED_IN segments are released
+ *   clients = 0 and segments = 0 ⇒  the space ends, its id is stale, its name is free
+ *
+ * The id is number | generation << 8, so that an id of a space that ended is never taken for the
+ * next one in its place. The first opener sets geometry, fingerprint and quota.
+ */
+#include "directory/directory_internal.h"
+
+#include <stdio.h>
+
+#include "util/error.h"
+#include "util/geometry.h"
+
+#define GENERATION_LIMIT (1u << 24)
+
+uint32_t kvi_dir_space_id(const struct kvi_dir *dir, const struct kvi_dir_space *space)
+{
+    return (uint32_t)(space - dir->spaces) | space->generation << 8;
+}
+
+int kvi_dir_space_quota_allows(const struct kvi_dir_space *space)
+{
+    if (space->quota_bytes == 0)
+        return 1;
+    return (space->segment_count + UINT64_C(1)) * space->geometry.segment_bytes <=
+           space->quota_bytes;
+}
+
+struct kvi_dir_open *kvi_dir_open_find(struct kvi_dir *dir, const struct kvi_dir_client *client,
+                                       uint32_t space_id)
+{
+    for (struct kvi_dir_open *open = client->opens; open; open = open->next)
+        if (kvi_dir_space_id(dir, &dir->spaces[open->space]) == space_id)
+            return open;
+    return NULL;
+}
+
+struct kvi_dir_open *kvi_dir_open_need(struct kvi_dir *dir, const struct kvi_dir_client *client,
+                                       const struct kvi_header *header, uint32_t space_id)
+{
+    struct kvi_dir_open *open = kvi_dir_open_find(dir, client, space_id);
+
+    if (!open)
+        kvi_dir_refuse(dir, client, header->opcode, header->serial, KVMEM_E_STALE,
+                       "%s.space: the client has no space %u open", kvi_wire_name(header->opcode),
+                       space_id);
+    return open;
+}
+
+/* ---- what may be opened ---- */
+
+/* A refusal before it is sent. */
+struct refusal {
+    int code;
+    char text[192];
+};
+
+static int refuse(struct refusal *r, int code, const char *text)
+{
+    r->code = code;
+    snprintf(r->text, sizeof(r->text), "%.191s", text);
+    return code;
+}
+
+static int check_supported(const struct kvi_msg_space_open *m, struct refusal *r)
+{
+    if (m->name[0] == '\0')
+        return refuse(r, KVMEM_E_INVALID, "space_open.name: is empty, 1 to 63 bytes are needed");
+    if (m->domain[0] == '\0')
+        return refuse(r, KVMEM_E_INVALID, "space_open.domain: is empty, 1 to 31 bytes are needed");
+    if (m->group_count > 1)
+        return refuse(r, KVMEM_E_NOT_SUPPORTED,
+                      "space_open.group_count: more than 1 is not supported yet");
+    if (m->shard_count > 1)
+        return refuse(r, KVMEM_E_NOT_SUPPORTED,
+                      "space_open.shard_count: more than 1 is not supported yet");
+    if (m->shard_index >= m->shard_count)
+        return refuse(r, KVMEM_E_INVALID, "space_open.shard_index: is not below shard_count");
+    if (m->flags != 0)
+        return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.flags: regions are not supported yet");
+    if (m->layout != KVMEM_LAYOUT_PAGE_HEAD_TOKEN && m->layout != KVMEM_LAYOUT_PAGE_TOKEN_HEAD)
+        return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.layout: 3 and 4 are not supported yet");
+    return 0;
+}
+
+static int plan_geometry(const struct kvi_dir *dir, const struct kvi_msg_space_open *m,
+                         const struct kvi_rec_group *group, struct kvmem_geometry *geometry,
+                         struct refusal *r)
+{
+    const struct kvmem_group_options options = {.layer_count = group->layer_count,
+                                                .kv_head_count = group->kv_head_count,
+                                                .head_dim_k = group->head_dim_k,
+                                                .head_dim_v = group->head_dim_v,
+                                                .dtype_k = group->dtype_k,
+                                                .dtype_v = group->dtype_v,
+                                                .scale_mode = group->scale_mode,
+                                                .scale_dtype = group->scale_dtype,
+                                                .window_tokens = group->window_tokens};
+    int code;
+
+    geometry->size = sizeof(*geometry);
+    if (group->window_tokens != 0)
+        return refuse(r, KVMEM_E_NOT_SUPPORTED,
+                      "space_open.window_tokens: windows are not supported yet");
+    code = kvi_geometry_plan(m->layout, m->block_tokens, &options, dir->options.device_bytes,
+                             dir->options.granule_bytes, geometry);
+    if (code != 0)
+        return refuse(r, code, kvmem_error_detail()->text);
+    if (geometry->blocks_per_segment > KVI_DIR_BLOCK_LIMIT)
+        return refuse(r, KVMEM_E_INVALID,
+                      "space_open.block_tokens: a segment would have more than 2^24 blocks");
+    if (m->quota_bytes != 0 && m->quota_bytes < geometry->segment_bytes) {
+        r->code = KVMEM_E_INVALID;
+        snprintf(r->text, sizeof(r->text),
+                 "space_open.quota_bytes: %llu is below a segment of the space, %llu",
+                 (unsigned long long)m->quota_bytes, (unsigned long long)geometry->segment_bytes);
+    }
+    return r->code;
+}
+
+/* The first property in which an existing space differs, or NULL. */
+static const char *difference(const struct kvi_dir_space *space, const struct kvi_msg_space_open *m,
+                              const struct kvi_rec_group *group)
+{
+    if (memcmp(space->fingerprint, m->fingerprint, sizeof(space->fingerprint)) != 0)
+        return "fingerprint";
+    if (space->layout != m->layout)
+        return "layout";
+    if (space->geometry.block_tokens != m->block_tokens)
+        return "block_tokens";
+    if (m->quota_bytes != 0 && space->quota_bytes != m->quota_bytes)
+        return "quota_bytes";
+#define SAME_FIELD(name)                  \
+    if (space->group.name != group->name) \
+        return "group." #name;
+    SAME_FIELD(layer_count)
+    SAME_FIELD(kv_head_count)
+    SAME_FIELD(head_dim_k)
+    SAME_FIELD(head_dim_v)
+    SAME_FIELD(dtype_k)
+    SAME_FIELD(dtype_v)
+    SAME_FIELD(scale_mode)
+    SAME_FIELD(scale_dtype)
+#undef SAME_FIELD
+    return NULL;
+}
+
+static struct kvi_dir_space *find_space(struct kvi_dir *dir, const struct kvi_msg_space_open *m)
+{
+    for (uint32_t i = 0; i < dir->options.space_limit; i++) {
+        struct kvi_dir_space *space = &dir->spaces[i];
+
+        if (space->is_used && strcmp(space->name, m->name) == 0 &&
+            strcmp(space->domain, m->domain) == 0)
+            return space;
+    }
+    return NULL;
+}
+
+/* ---- creating and ending a space ---- */
+
+static size_t slots_bytes(const struct kvi_dir_space *space)
+{
+    return sizeof(struct kvi_dir_slot) * space->segment_limit;
+}
+
+void kvi_dir_space_fini(struct kvi_dir *dir, struct kvi_dir_space *space)
+{
+    kvi_release(&dir->env.alloc, space->slots, slots_bytes(space));
+    *space = (struct kvi_dir_space){.generation = space->generation};
+}
+
+static uint32_t segment_limit_of(const struct kvmem_geometry *geometry)
+{
+    uint64_t limit = geometry->segment_limit;
+
+    if (limit > KVI_DIR_SEGMENT_LIMIT)
+        limit = KVI_DIR_SEGMENT_LIMIT;
+    if (limit > INT32_MAX / geometry->blocks_per_segment)
+        limit = INT32_MAX / geometry->blocks_per_segment;
+    return (uint32_t)limit;
+}
+
+/* A new space in the first free place; NULL with a refusal when there is none, or no memory. */
+static struct kvi_dir_space *create_space(struct kvi_dir *dir, const struct kvi_msg_space_open *m,
+                                          const struct kvi_rec_group *group,
+                                          const struct kvmem_geometry *geometry, struct refusal *r)
+{
+    struct kvi_dir_space *space = dir->spaces;
+    uint32_t generation;
+
+    while (space < dir->spaces + dir->options.space_limit && space->is_used)
+        space++;
+    if (space == dir->spaces + dir->options.space_limit) {
+        refuse(r, KVMEM_E_LIMIT, "space_open: the daemon has no place for another space");
+        return NULL;
+    }
+    generation = space->generation % (GENERATION_LIMIT - 1) + 1;
+    *space = (struct kvi_dir_space){.generation = space->generation,
+                                    .quota_bytes = m->quota_bytes,
+                                    .layout = m->layout,
+                                    .group = *group,
+                                    .geometry = *geometry,
+                                    .segment_limit = segment_limit_of(geometry)};
+    space->slots = kvi_allocate(&dir->env.alloc, slots_bytes(space));
+    if (!space->slots) {
+        refuse(r, KVMEM_E_NO_MEMORY, "space_open: no memory for the records of the space");
+        return NULL;
+    }
+    for (uint32_t i = 0; i < space->segment_limit; i++)
+        space->slots[i].segment = KVI_DIR_NONE;
+    memcpy(space->name, m->name, sizeof(space->name));
+    memcpy(space->domain, m->domain, sizeof(space->domain));
+    memcpy(space->fingerprint, m->fingerprint, sizeof(space->fingerprint));
+    space->generation = generation;
+    space->is_used = 1;
+    return space;
+}
+
+static void drop_new_space(struct kvi_dir *dir, struct kvi_dir_space *space)
+{
+    uint32_t generation = space->generation;
+
+    kvi_dir_space_fini(dir, space);
+    space->generation = generation - 1; /* as if it had never been */
+}
+
+void kvi_dir_space_settle(struct kvi_dir *dir, struct kvi_dir_space *space)
+{
+    if (!space->is_used || space->client_count > 0 || space->entry_count > 0)
+        return;
+    for (uint32_t slot = 0; slot < space->slot_high; slot++) {
+        uint32_t number = space->slots[slot].segment;
+
+        if (number != KVI_DIR_NONE && dir->segments[number].state == KVI_SEGMENT_HANDED_IN)
+            kvi_dir_segment_drop(dir, number);
+    }
+    if (space->is_used && space->segment_count == 0)
+        kvi_dir_space_fini(dir, space);
+}
+
+/* ---- opening and closing ---- */
+
+static size_t lease_bytes(const struct kvi_dir_space *space)
+{
+    uint64_t bits = (uint64_t)space->segment_limit * space->geometry.blocks_per_segment;
+
+    return (size_t)((bits + 63) / 64 * sizeof(uint64_t));
+}
+
+void kvi_dir_open_free(struct kvi_dir *dir, struct kvi_dir_open *open)
+{
+    kvi_release(&dir->env.alloc, open->lease_bits, lease_bytes(&dir->spaces[open->space]));
+    kvi_release(&dir->env.alloc, open, sizeof(*open));
+}
+
+/* Most entries that the device can hold: all of it in the smallest stride. */
+static uint64_t most_entries(const struct kvi_dir *dir)
+{
+    uint64_t stride = UINT64_MAX;
+
+    for (uint32_t i = 0; i < dir->options.space_limit; i++)
+        if (dir->spaces[i].is_used && dir->spaces[i].geometry.index_stride_bytes < stride)
+            stride = dir->spaces[i].geometry.index_stride_bytes;
+    return dir->options.device_bytes / stride;
+}
+
+static struct kvi_dir_open *create_open(struct kvi_dir *dir, struct kvi_dir_client *client,
+                                        struct kvi_dir_space *space)
+{
+    const struct kvi_alloc *alloc = &dir->env.alloc;
+    struct kvi_dir_open *open = kvi_allocate(alloc, sizeof(*open));
+
+    if (!open)
+        return NULL;
+    *open =
+        (struct kvi_dir_open){.client = client->number, .space = (uint32_t)(space - dir->spaces)};
+    open->lease_bits = kvi_allocate(alloc, lease_bytes(space));
+    if (!open->lease_bits || kvi_index_reserve(&dir->index, alloc, most_entries(dir)) != 0) {
+        kvi_dir_open_free(dir, open);
+        return NULL;
+    }
+    open->next = client->opens;
+    client->opens = open;
+    space->client_count++;
+    return open;
+}
+
+static void send_opened(struct kvi_dir *dir, struct kvi_dir_client *client,
+                        const struct kvi_dir_open *open, uint32_t serial)
+{
+    const struct kvi_dir_space *space = &dir->spaces[open->space];
+    struct kvi_msg_space_opened opened;
+
+    kvi_wire_begin(&opened, KVI_OP_SPACE_OPENED, serial);
+    opened.space = kvi_dir_space_id(dir, space);
+    opened.blocks_per_segment = space->geometry.blocks_per_segment;
+    opened.segment_bytes = space->geometry.segment_bytes;
+    opened.index_stride_bytes = space->geometry.index_stride_bytes;
+    opened.obtainable_blocks = kvi_dir_obtainable_blocks(dir, open);
+    opened.segment_limit = space->segment_limit;
+    kvi_dir_reply(dir, client, &opened);
+}
+
+/* Everything is checked; 0 or a refusal. */
+static int open_checked(struct kvi_dir *dir, struct kvi_dir_client *client,
+                        const struct kvi_msg_space_open *m, const struct kvi_rec_group *group,
+                        const struct kvmem_geometry *geometry, struct refusal *r)
+{
+    struct kvi_dir_space *space = find_space(dir, m);
+    struct kvi_dir_open *open;
+    int is_new = !space;
+
+    if (is_new)
+        space = create_space(dir, m, group, geometry, r);
+    if (!space)
+        return r->code;
+    open = create_open(dir, client, space);
+    if (!open) {
+        if (is_new)
+            drop_new_space(dir, space);
+        return refuse(r, KVMEM_E_NO_MEMORY, "space_open: no memory for the client's leases");
+    }
+    send_opened(dir, client, open, m->header.serial);
+    return 0;
+}
+
+void kvi_dir_space_open(struct kvi_dir *dir, struct kvi_dir_client *client,
+                        const struct kvi_msg_space_open *m)
+{
+    const struct kvi_rec_group *group = kvi_wire_tail_const(m, 0);
+    struct kvi_dir_space *space = find_space(dir, m);
+    struct kvmem_geometry geometry = {0};
+    struct refusal r = {0};
+    const char *field;
+
+    if (dir->is_draining)
+        refuse(&r, KVMEM_E_BUSY, "space_open: the daemon is ending");
+    else if (check_supported(m, &r) == 0)
+        plan_geometry(dir, m, group, &geometry, &r);
+    if (r.code == 0 && space && (field = difference(space, m, group)) != NULL) {
+        r.code = KVMEM_E_EXISTS;
+        snprintf(r.text, sizeof(r.text), "space_open.%s: the space '%s' exists with another one",
+                 field, space->name);
+    }
+    if (r.code == 0 && space && kvi_dir_open_find(dir, client, kvi_dir_space_id(dir, space)))
+        refuse(&r, KVMEM_E_BUSY, "space_open.name: the client has this space open already");
+    if (r.code == 0)
+        open_checked(dir, client, m, group, &geometry, &r);
+    if (r.code != 0)
+        kvi_dir_refuse(dir, client, KVI_OP_SPACE_OPEN, m->header.serial, r.code, "%s", r.text);
+}
+
+/* The segments of the space that the client writes or maps. */
+static void give_segments_back(struct kvi_dir *dir, const struct kvi_dir_open *open)
+{
+    struct kvi_dir_space *space = &dir->spaces[open->space];
+
+    for (uint32_t slot = 0; slot < space->slot_high; slot++) {
+        uint32_t number = space->slots[slot].segment;
+        struct kvi_dir_segment *segment;
+
+        if (number == KVI_DIR_NONE)
+            continue;
+        segment = &dir->segments[number];
+        if (segment->owner == open->client)
+            kvi_dir_segment_disown(dir, segment);
+        kvi_dir_segment_remove_mapper(dir, number, open->client);
+    }
+}
+
+void kvi_dir_open_close(struct kvi_dir *dir, struct kvi_dir_open *open)
+{
+    struct kvi_dir_client *client = &dir->clients[open->client];
+    struct kvi_dir_space *space = &dir->spaces[open->space];
+    struct kvi_dir_open **link = &client->opens;
+
+    kvi_dir_request_drop(dir, open);
+    kvi_dir_pressure_end(dir, open);
+    kvi_dir_pin_drop(dir, open->client, open->space);
+    kvi_dir_entry_unlease_all(dir, open);
+    give_segments_back(dir, open);
+    while (*link != open)
+        link = &(*link)->next;
+    *link = open->next;
+    kvi_dir_open_free(dir, open);
+    space->client_count--;
+    kvi_dir_space_settle(dir, space);
+    dir->memory_came_back = 1;
+}
+
+void kvi_dir_space_close(struct kvi_dir *dir, struct kvi_dir_client *client,
+                         const struct kvi_msg_space_close *m)
+{
+    struct kvi_dir_open *open = kvi_dir_open_need(dir, client, &m->header, m->space);
+
+    if (!open)
+        return;
+    kvi_dir_open_close(dir, open);
+    kvi_dir_done(dir, client, &m->header);
+}

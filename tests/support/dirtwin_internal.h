@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Between the two files of the twin.
+ */
+#ifndef KVT_SUPPORT_DIRTWIN_INTERNAL_H
+#define KVT_SUPPORT_DIRTWIN_INTERNAL_H
+
+#include "support/dirtwin.h"
+
+enum {
+    KVT_TWIN_IDLE,
+    KVT_TWIN_ENTRIES,
+    KVT_TWIN_REFERENCED
+}; /* what kvt_twin_count counts */
+
+uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin);
+int kvt_twin_is_referenced(const struct kvt_twin_block *block);
+uint32_t kvt_twin_count(const struct kvt_twin *twin, uint32_t number, int what);
+uint32_t kvt_twin_space_segments(const struct kvt_twin *twin, uint32_t space);
+int kvt_twin_quota_allows(const struct kvt_twin *twin, uint32_t space);
+uint32_t kvt_twin_fd_room(const struct kvt_twin *twin, uint32_t client);
+struct kvt_twin_message *kvt_twin_expect(struct kvt_twin *twin, uint32_t client, uint32_t opcode,
+                                         uint32_t serial);
+void kvt_twin_refuse(struct kvt_twin *twin, uint32_t client, uint32_t serial, int code,
+                     uint32_t opcode);
+void kvt_twin_unreferenced(struct kvt_twin *twin, struct kvt_twin_block *block);
+void kvt_twin_evict(struct kvt_twin *twin, struct kvt_twin_block *block);
+void kvt_twin_free_segment(struct kvt_twin *twin, uint32_t number);
+void kvt_twin_drop(struct kvt_twin *twin, uint32_t number);
+void kvt_twin_settle(struct kvt_twin *twin, uint32_t space);
+int kvt_twin_newest_open(const struct kvt_twin *twin, uint32_t client, uint64_t before);
+void kvt_twin_carried_out(struct kvt_twin *twin, uint32_t client);
+
+/* dirtwin_plan.c */
+uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint32_t space);
+void kvt_twin_advance(struct kvt_twin *twin, uint32_t client, uint32_t space);
+void kvt_twin_retry(struct kvt_twin *twin);
+void kvt_twin_expire(struct kvt_twin *twin);
+
+#endif
