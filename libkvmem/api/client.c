@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Public functions of kvmem/client.h: arguments are checked here, the work is in client/client.c.
+ */
+#include "client/client.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "backend/backend_host.h"
+#include "util/error.h"
+
+#define NAME_BYTES 31u
+
+static int check_name(const char *name)
+{
+    if (name && strnlen(name, NAME_BYTES + 1) > NAME_BYTES)
+        return kvi_error_set(KVMEM_E_INVALID, "name: is longer than %u bytes", NAME_BYTES);
+    return 0;
+}
+
+static int check_outbox(uint32_t records)
+{
+    if (records && (records < KVI_CLIENT_OUTBOX_MIN || records > KVI_CLIENT_OUTBOX_MAX))
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "outbox_records: %" PRIu32 " is outside %u..%u (or 0)", records,
+                             KVI_CLIENT_OUTBOX_MIN, KVI_CLIENT_OUTBOX_MAX);
+    return 0;
+}
+
+static int check_connect(const struct kvmem_connect_options *options)
+{
+    int code;
+
+    if (options->size != sizeof(*options))
+        return kvi_error_set(KVMEM_E_INVALID, "options.size: %" PRIu32 ", expected %zu",
+                             options->size, sizeof(*options));
+    if (options->role > KVMEM_ROLE_OBSERVER)
+        return kvi_error_set(KVMEM_E_INVALID, "role: %" PRIu32 " is outside 0..2", options->role);
+    if (options->role == KVMEM_ROLE_MEMBER)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "role: MEMBER is not supported yet");
+    if (options->session)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "session: joining is not supported yet");
+    if (options->reserved)
+        return kvi_error_set(KVMEM_E_INVALID, "reserved: %" PRIu32 ", must be 0",
+                             options->reserved);
+    if (options->timeout_ns < 0)
+        return kvi_error_set(KVMEM_E_INVALID, "timeout_ns: %" PRId64 " is outside 0..%" PRId64,
+                             options->timeout_ns, INT64_MAX);
+    code = check_name(options->name);
+    return code ? code : check_outbox(options->outbox_records);
+}
+
+int kvmem_client_connect(const struct kvmem_connect_options *options, struct kvmem_client **out)
+{
+    static const struct kvmem_connect_options defaults = {.size = sizeof(defaults)};
+    struct kvi_client_options inner = {0};
+    char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    struct kvi_link *link;
+    int code;
+
+    if (!out)
+        return kvi_error_set(KVMEM_E_INVALID, "out: is NULL");
+    if (!options)
+        options = &defaults;
+    code = check_connect(options);
+    if (!code)
+        code = kvi_socket_path(options->socket_path, path, sizeof(path));
+    if (code)
+        return code;
+    inner.name = options->name;
+    inner.role = options->role;
+    inner.outbox_records = options->outbox_records;
+    inner.timeout_ns = options->timeout_ns ? options->timeout_ns : KVI_CLIENT_TIMEOUT_NS;
+    code = kvi_link_connect(path, inner.timeout_ns, &link);
+    if (code)
+        return code;
+    code = kvi_client_create(link, &kvi_alloc_libc, &inner, out);
+    if (code == KVMEM_E_DAEMON_LOST) /* one that is just ending still accepts */
+        return kvi_error_set(code,
+                             "kvmemd at %s closed the connection before it said welcome; "
+                             "start one or set KVMEM_SOCKET",
+                             path);
+    return code;
+}
+
+static int check_embed(const struct kvmem_embed_options *options)
+{
+    uint64_t granule;
+    int code;
+
+    if (!options)
+        return kvi_error_set(KVMEM_E_INVALID, "options: is NULL");
+    if (options->size != sizeof(*options))
+        return kvi_error_set(KVMEM_E_INVALID, "options.size: %" PRIu32 ", expected %zu",
+                             options->size, sizeof(*options));
+    if (options->device && strcmp(options->device, "host") != 0)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "device: %.31s; this version has host",
+                             options->device);
+    granule = options->granule_bytes ? options->granule_bytes : KVI_BACKEND_HOST_GRANULE_DEFAULT;
+    if ((granule & (granule - 1)) || granule < 4096 || granule > KVI_BACKEND_HOST_GRANULE_MAX)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "granule_bytes: %" PRIu64 " is no power of two in 4096..%" PRIu64,
+                             granule, KVI_BACKEND_HOST_GRANULE_MAX);
+    if (!options->device_bytes || options->device_bytes % granule)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "device_bytes: %" PRIu64
+                             " is no positive multiple of granule_bytes %" PRIu64,
+                             options->device_bytes, granule);
+    code = check_name(options->name);
+    return code ? code : check_outbox(options->outbox_records);
+}
+
+int kvmem_client_embed(const struct kvmem_embed_options *options, struct kvmem_client **out)
+{
+    struct kvi_client_options inner = {0};
+    struct kvi_link *link;
+    int code;
+
+    if (!out)
+        return kvi_error_set(KVMEM_E_INVALID, "out: is NULL");
+    code = check_embed(options);
+    if (code)
+        return code;
+    inner.name = options->name;
+    inner.outbox_records = options->outbox_records;
+    code = kvi_link_embed(
+        options->device_bytes,
+        options->granule_bytes ? options->granule_bytes : KVI_BACKEND_HOST_GRANULE_DEFAULT, &link);
+    return code ? code : kvi_client_create(link, &kvi_alloc_libc, &inner, out);
+}
+
+void kvmem_client_close(struct kvmem_client *client)
+{
+    if (client)
+        kvi_client_destroy(client);
+}
+
+int kvmem_client_fd(const struct kvmem_client *client)
+{
+    if (!client)
+        return kvi_error_set(KVMEM_E_INVALID, "client: is NULL");
+    return client->link->ops->poll_fd(client->link);
+}
+
+int kvmem_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
+{
+    if (!client)
+        return kvi_error_set(KVMEM_E_INVALID, "client: is NULL");
+    if (timeout_ns < 0)
+        return kvi_error_set(KVMEM_E_INVALID, "timeout_ns: %" PRId64 " is outside 0..%" PRId64,
+                             timeout_ns, INT64_MAX);
+    return kvi_client_dispatch(client, timeout_ns);
+}
+
+int kvmem_client_info(const struct kvmem_client *client, struct kvmem_client_info *info)
+{
+    if (!client || !info)
+        return kvi_error_set(KVMEM_E_INVALID, "%s: is NULL", client ? "info" : "client");
+    if (info->size != sizeof(*info))
+        return kvi_error_set(KVMEM_E_INVALID, "info.size: %" PRIu32 ", expected %zu", info->size,
+                             sizeof(*info));
+    info->client_number = client->welcome.client;
+    info->protocol_version = client->welcome.version;
+    info->device_count = client->welcome.device_count;
+    info->device_bytes = client->welcome.device_bytes;
+    info->granule_bytes = client->welcome.granule_bytes;
+    memcpy(info->session.bytes, client->welcome.session, sizeof(info->session.bytes));
+    memcpy(info->device_name, client->welcome.device, sizeof(info->device_name));
+    return 0;
+}
+
+int kvmem_client_check(const struct kvmem_client *client)
+{
+    if (!client)
+        return kvi_error_set(KVMEM_E_INVALID, "client: is NULL");
+    return kvi_client_check(client);
+}
+
+int kvmem_client_stats(const struct kvmem_client *client, struct kvmem_client_stats *out)
+{
+    if (!client || !out)
+        return kvi_error_set(KVMEM_E_INVALID, "%s: is NULL", client ? "out" : "client");
+    if (out->size != sizeof(*out))
+        return kvi_error_set(KVMEM_E_INVALID, "out.size: %" PRIu32 ", expected %zu", out->size,
+                             sizeof(*out));
+    out->outbox_used_records = (uint32_t)(client->outbox.head - client->outbox.tail);
+    out->messages_sent = client->messages_sent;
+    out->messages_received = client->messages_received;
+    out->dispatches = client->dispatches;
+    out->segments_imported = client->segments_imported;
+    out->pressure_requests = client->pressure_requests;
+    return 0;
+}

@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Hello, calls, dispatch, goodbye. What arrives without being waited for: handle.c.
+ */
+#include "client/client.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend/backend_host.h"
+#include "client/refill.h"
+#include "client/space.h"
+#include "client/status.h"
+#include "util/error.h"
+
+#define DISPATCH_MESSAGES 4096 /* taken in by one dispatch at most: a flood does not hold it */
+
+int64_t kvi_client_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* ---- being lost ---- */
+
+int kvi_client_is_lost(const struct kvmem_client *client)
+{
+    if (!client->is_lost)
+        return 0;
+    return kvi_error_set(KVMEM_E_DAEMON_LOST,
+                         "the daemon is gone; mapped memory stays readable until close");
+}
+
+int kvi_client_lose(struct kvmem_client *client, int code)
+{
+    client->is_lost = true;
+    return code;
+}
+
+int kvi_client_protocol(struct kvmem_client *client, const char *what)
+{
+    return kvi_client_lose(client, kvi_error_set(KVMEM_E_PROTOCOL, "the daemon sent %s", what));
+}
+
+/* ---- descriptors ---- */
+
+int kvi_client_steal_fd(struct kvmem_client *client)
+{
+    for (uint32_t i = 0; i < client->fd_count; i++) {
+        int fd = client->fds[i];
+
+        client->fds[i] = -1;
+        if (fd >= 0)
+            return fd;
+    }
+    return -1;
+}
+
+static void close_fds(struct kvmem_client *client)
+{
+    int fd;
+
+    while ((fd = kvi_client_steal_fd(client)) >= 0)
+        close(fd);
+    client->fd_count = 0;
+}
+
+/* ---- messages ---- */
+
+struct kvmem_space *kvi_client_space(const struct kvmem_client *client, uint32_t id)
+{
+    for (uint32_t i = 0; i < client->space_high; i++)
+        if (client->spaces[i] && client->spaces[i]->id == id)
+            return client->spaces[i];
+    return NULL;
+}
+
+void *kvi_client_begin(struct kvmem_client *client, enum kvi_opcode opcode)
+{
+    kvi_wire_begin(client->ask, opcode, 0);
+    return client->ask;
+}
+
+int kvi_client_post(struct kvmem_client *client, void *message, int64_t timeout_ns)
+{
+    struct kvi_header *header = message;
+    int code;
+
+    if (client->is_lost)
+        return kvi_client_is_lost(client);
+    header->fds_received = client->fds_received;
+    kvi_wire_finish(message);
+    code = client->link->ops->send(client->link, message, timeout_ns);
+    if (code && code != KVMEM_E_TIMED_OUT)
+        return kvi_client_lose(client, code);
+    if (!code) {
+        client->messages_sent++;
+        client->owes_ack = false;
+    }
+    return code;
+}
+
+/* Every message says how many descriptors have arrived; this one says nothing else. */
+static void acknowledge(struct kvmem_client *client)
+{
+    if (!client->owes_ack || client->is_lost)
+        return;
+    kvi_wire_begin(client->tx, KVI_OP_ACKNOWLEDGE, ++client->last_serial);
+    (void)kvi_client_post(client, client->tx, 0);
+}
+
+/* One message into rx. 1, 0, DAEMON_LOST, PROTOCOL. */
+static int receive(struct kvmem_client *client, int64_t timeout_ns)
+{
+    int code;
+
+    close_fds(client);
+    if (client->is_lost)
+        return kvi_client_is_lost(client);
+    code = client->link->ops->receive(client->link, client->rx, KVI_MESSAGE_BYTES, client->fds,
+                                      &client->fd_count, timeout_ns);
+    if (code < 0)
+        return kvi_client_lose(client, code);
+    if (code == 0) {
+        client->fd_count = 0;
+        return 0;
+    }
+    client->fds_received += client->fd_count;
+    client->messages_received++;
+    return 1;
+}
+
+static int64_t left_ns(int64_t deadline_ns)
+{
+    int64_t left = deadline_ns ? deadline_ns - kvi_client_now_ns() : 0;
+
+    return left > 0 ? left : 0;
+}
+
+int kvi_client_pump(struct kvmem_client *client, int64_t deadline_ns)
+{
+    int code = receive(client, left_ns(deadline_ns));
+
+    if (code <= 0)
+        return code;
+    code = kvi_client_handle(client);
+    close_fds(client);
+    acknowledge(client);
+    return code ? code : 1;
+}
+
+/* A code that the daemon sent, as one of ours. */
+static int code_of(const struct kvi_msg_error *error)
+{
+    int code = error->code;
+
+    if (code < KVMEM_E_SYSTEM || code >= 0)
+        code = KVMEM_E_PROTOCOL;
+    return kvi_error_set(code, "%s", error->text);
+}
+
+/* Wait for the answer with `serial`, acting on whatever else comes. */
+static int await(struct kvmem_client *client, uint32_t serial, enum kvi_opcode expected,
+                 int64_t deadline_ns, const void **reply)
+{
+    const struct kvi_header *header = client->rx;
+
+    for (;;) {
+        int code = receive(client, left_ns(deadline_ns));
+
+        if (code < 0)
+            return code;
+        if (code == 0) {
+            if (left_ns(deadline_ns) > 0)
+                continue;
+            client->late_serial = serial;
+            return kvi_error_set(KVMEM_E_TIMED_OUT, "no answer within %" PRId64 " ms",
+                                 client->timeout_ns / 1000000);
+        }
+        if (header->serial == serial && header->opcode == KVI_OP_ERROR)
+            return code_of(client->rx);
+        if (header->serial == serial && header->opcode == (uint32_t)expected) {
+            *reply = client->rx;
+            return 0;
+        }
+        code = kvi_client_handle(client);
+        if (code)
+            return code;
+        acknowledge(client);
+    }
+}
+
+/* Until the late answer is there and everything is sent. */
+static int settle(struct kvmem_client *client, int64_t deadline_ns)
+{
+    while (client->late_serial && !client->is_lost) {
+        int code = kvi_client_pump(client, deadline_ns);
+
+        if (code < 0)
+            return code;
+        if (!code && !left_ns(deadline_ns))
+            return kvi_error_set(KVMEM_E_TIMED_OUT, "an earlier call is not answered yet");
+    }
+    return kvi_outbox_flush(client, deadline_ns);
+}
+
+int kvi_client_call(struct kvmem_client *client, enum kvi_opcode expected, const void **reply)
+{
+    int64_t deadline_ns = kvi_client_now_ns() + client->timeout_ns;
+    struct kvi_header *header = client->ask;
+    int code = settle(client, deadline_ns);
+
+    if (code)
+        return code;
+    header->serial = ++client->last_serial;
+    if (!header->serial)
+        header->serial = ++client->last_serial;
+    code = kvi_client_post(client, client->ask, left_ns(deadline_ns));
+    if (code)
+        return code;
+    return await(client, header->serial, expected, deadline_ns, reply);
+}
+
+/* ---- dispatch ---- */
+
+static int give_and_ask(struct kvmem_client *client)
+{
+    int code = kvi_outbox_flush(client, 0);
+
+    acknowledge(client);
+    for (uint32_t i = 0; !code && i < client->space_high; i++)
+        if (client->spaces[i])
+            kvi_refill_hand_in(client->spaces[i], false);
+    if (!code)
+        code = kvi_outbox_flush(client, 0);
+    for (uint32_t i = 0; !code && i < client->space_high; i++)
+        if (client->spaces[i])
+            code = kvi_refill_ask(client->spaces[i]);
+    /* No room in the socket, or a late answer: at the next dispatch, then. */
+    return code == KVMEM_E_TIMED_OUT ? 0 : code;
+}
+
+int kvi_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
+{
+    int64_t deadline_ns = timeout_ns > 0 ? kvi_client_now_ns() + timeout_ns : 0;
+    uint64_t pressure_requests = client->pressure_requests;
+    int code = kvi_client_is_lost(client);
+    int count = 0;
+
+    if (code)
+        return code;
+    client->dispatches++;
+    code = give_and_ask(client);
+    while (!code && count < DISPATCH_MESSAGES) {
+        code = kvi_client_pump(client, count ? 0 : deadline_ns);
+        if (code <= 0)
+            break;
+        count++;
+        code = 0;
+    }
+    /* Pressure has a deadline, and a release must not wait for a step that may never come. */
+    if (!code && (pressure_requests != client->pressure_requests ||
+                  client->outbox.sent != client->outbox.head))
+        code = give_and_ask(client);
+    return code ? code : count;
+}
+
+/* ---- beginning and end ---- */
+
+/* The page is for looking at: without it the client works all the same. */
+static void map_status(struct kvmem_client *client)
+{
+    int fd = kvi_client_steal_fd(client);
+    size_t bytes = client->welcome.status_bytes;
+    struct stat info;
+    void *page;
+
+    if (fd < 0)
+        return;
+    if (bytes && !fstat(fd, &info) && info.st_size >= 0 && (uint64_t)info.st_size >= bytes) {
+        page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (page != MAP_FAILED && kvi_status_init(page, bytes)) {
+            client->status_page = page;
+            client->status_bytes = bytes;
+        } else if (page != MAP_FAILED) {
+            munmap(page, bytes);
+        }
+    }
+    close(fd);
+}
+
+static int say_hello(struct kvmem_client *client, const struct kvi_client_options *options)
+{
+    struct kvi_msg_hello *message = kvi_client_begin(client, KVI_OP_HELLO);
+    const void *reply;
+    int code;
+
+    message->version = KVI_PROTOCOL_VERSION;
+    message->version_min = KVI_PROTOCOL_VERSION_MIN;
+    message->role = options->role;
+    if (options->session)
+        memcpy(message->session, options->session->bytes, sizeof(message->session));
+    if (options->name)
+        strncpy(message->name, options->name, sizeof(message->name) - 1);
+    code = kvi_client_call(client, KVI_OP_WELCOME, &reply);
+    if (code)
+        return code;
+    client->welcome = *(const struct kvi_msg_welcome *)reply;
+    if (client->welcome.version < KVI_PROTOCOL_VERSION_MIN ||
+        client->welcome.version > KVI_PROTOCOL_VERSION)
+        return kvi_error_set(
+            KVMEM_E_VERSION, "the library speaks versions %u..%u, the daemon chose %" PRIu32,
+            KVI_PROTOCOL_VERSION_MIN, KVI_PROTOCOL_VERSION, client->welcome.version);
+    map_status(client);
+    return 0;
+}
+
+static int make_backend(struct kvmem_client *client)
+{
+    struct kvi_backend_host_options options = {.options_bytes = sizeof(options)};
+    int code;
+
+    if (client->backend)
+        return 0;
+    if (strcmp(client->welcome.device, "host") != 0)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "device: %.31s; this library has host",
+                             client->welcome.device);
+    options.granule_bytes = client->welcome.granule_bytes;
+    options.alloc = &client->alloc;
+    code = kvi_backend_host_create(&options, &client->backend);
+    client->owns_backend = !code;
+    return code;
+}
+
+static void free_client(struct kvmem_client *client)
+{
+    struct kvi_alloc alloc = client->alloc;
+
+    close_fds(client);
+    if (client->status_page)
+        munmap(client->status_page, client->status_bytes);
+    client->link->ops->close(client->link);
+    if (client->owns_backend)
+        kvi_backend_destroy(client->backend);
+    kvi_outbox_fini(&client->outbox, &alloc);
+    kvi_release(&alloc, client->hits, KVI_CLIENT_LOOKUP_NAMES * sizeof(*client->hits));
+    kvi_release(&alloc, client->rx, KVI_MESSAGE_BYTES);
+    kvi_release(&alloc, client->tx, KVI_MESSAGE_BYTES);
+    kvi_release(&alloc, client->ask, KVI_MESSAGE_BYTES);
+    kvi_release(&alloc, client, sizeof(*client));
+}
+
+static int make_arrays(struct kvmem_client *client, uint32_t outbox_records)
+{
+    const struct kvi_alloc *alloc = &client->alloc;
+
+    client->ask = kvi_allocate(alloc, KVI_MESSAGE_BYTES);
+    client->tx = kvi_allocate(alloc, KVI_MESSAGE_BYTES);
+    client->rx = kvi_allocate(alloc, KVI_MESSAGE_BYTES);
+    client->hits = kvi_allocate(alloc, KVI_CLIENT_LOOKUP_NAMES * sizeof(*client->hits));
+    if (!client->ask || !client->tx || !client->rx || !client->hits)
+        return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a client");
+    return kvi_outbox_init(&client->outbox, alloc,
+                           outbox_records ? outbox_records : KVI_CLIENT_OUTBOX_RECORDS);
+}
+
+int kvi_client_create(struct kvi_link *link, const struct kvi_alloc *alloc,
+                      const struct kvi_client_options *options, struct kvmem_client **out)
+{
+    struct kvmem_client *client = kvi_allocate(alloc, sizeof(*client));
+    int code;
+
+    if (!client) {
+        link->ops->close(link);
+        return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a client");
+    }
+    client->alloc = *alloc;
+    client->link = link;
+    client->backend = options->backend;
+    client->is_observer = options->role == KVMEM_ROLE_OBSERVER;
+    client->timeout_ns = options->timeout_ns ? options->timeout_ns : KVI_CLIENT_TIMEOUT_NS;
+    code = make_arrays(client, options->outbox_records);
+    if (!code)
+        code = say_hello(client, options);
+    if (!code)
+        code = make_backend(client);
+    if (code) {
+        free_client(client);
+        return code;
+    }
+    *out = client;
+    return 0;
+}
+
+void kvi_client_destroy(struct kvmem_client *client)
+{
+    const void *reply;
+
+    for (uint32_t i = 0; i < client->space_high; i++)
+        if (client->spaces[i])
+            kvi_space_close(client->spaces[i]);
+    if (!client->is_lost) {
+        kvi_client_begin(client, KVI_OP_GOODBYE);
+        (void)kvi_client_call(client, KVI_OP_DONE, &reply);
+    }
+    free_client(client);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Sequences: two marks and a block table each, in a fixed array of places.
+ *
+ *   blocks:  [ full ][ full ][ tail, part full ][ reserved ][ reserved ]
+ *                            |<- fill ->|<room>|
+ *   whole blocks of appended = full; held tokens lie in the first ceil(appended ÷ block_tokens)
+ *
+ *   tail_room > 0  ⇒  the tail is PRIVATE, referenced once, part full or just opened, and
+ *                     appended may grow by tail_room without a look at it; its fill[] then says
+ *                     block_tokens, of which tail_room are not taken yet:
+ *                     tokens of a segment = Σ fill[used] − Σ tail_room of the tails in it
+ *   tail_room = 0  ⇒  nothing is known: at the next append the tail is looked at
+ *
+ * A part-full tail that is shared or sealed is copied before the first token goes in, to the last
+ * reserved block or a new one. fork shares what holds tokens; reserved blocks stay the parent's.
+ * truncate drops reserved blocks too.
+ *
+ * An id is valid when its generation is odd and the place's. Places are recycled last in, first
+ * out. All functions check ids; sizes and pointers were checked above (api/).
+ */
+#ifndef KVI_CLIENT_SEQ_H
+#define KVI_CLIENT_SEQ_H
+
+#include "client/space.h"
+
+struct kvi_seq {
+    uint32_t generation; /* odd = alive */
+    uint32_t tail_room;
+    uint64_t *tail_tokens; /* the counter of the tail's segment; valid while tail_room > 0 */
+    uint64_t appended;
+    uint64_t committed;
+    uint64_t stamp; /* of the last batch that named it */
+    int32_t *blocks;
+    uint32_t block_count; /* reserved ones included; of a free place: the next free one */
+    uint8_t table_class;
+    uint8_t reserved[3];
+    int32_t copy_block; /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
+    uint32_t reserved_line;
+};
+
+_Static_assert(sizeof(struct kvi_seq) == 64, "one cache line");
+
+static inline struct kvi_seq *kvi_seq_find(const struct kvmem_space *space, struct kvmem_seq id)
+{
+    struct kvi_seq *seq;
+
+    if (id.index >= space->seq_limit || !(id.generation & 1))
+        return NULL;
+    seq = &space->seqs[id.index];
+    return seq->generation == id.generation ? seq : NULL;
+}
+
+/* STALE, naming the id. */
+int kvi_seq_stale(struct kvmem_seq id);
+
+/* Blocks that hold appended tokens. */
+static inline uint32_t kvi_seq_used_blocks(const struct kvmem_space *space,
+                                           const struct kvi_seq *seq)
+{
+    return (uint32_t)kvi_space_whole_blocks(space, seq->appended + space->block_tokens - 1);
+}
+
+/* Room for `entries` in the table. 0 or NO_MEMORY; what is in it stays. */
+int kvi_seq_table_grow(struct kvmem_space *space, struct kvi_seq *seq, uint64_t entries);
+
+/* Give up the knowledge that tail_room stands for. */
+void kvi_seq_settle(struct kvmem_space *space, struct kvi_seq *seq);
+
+/* Drop the blocks from `keep` on, the last first. */
+void kvi_seq_drop_blocks(struct kvmem_space *space, struct kvi_seq *seq, uint32_t keep);
+
+/* LEASED blocks from `from` on: at most so many releases follow when they are dropped. */
+uint64_t kvi_seq_leased_blocks(const struct kvmem_space *space, const struct kvi_seq *seq,
+                               uint32_t from);
+
+int kvi_seqs_create(struct kvmem_space *space, uint32_t n, struct kvmem_seq *seqs);
+int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs);
+int kvi_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent, uint32_t n,
+                  struct kvmem_seq *children);
+int kvi_seq_reserve(struct kvmem_space *space, struct kvmem_seq id, uint32_t tokens);
+int kvi_seqs_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                    const uint32_t *counts);
+/* 1, 0, or STALE, INVALID (named twice), LIMIT. */
+int kvi_seqs_can_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                        const uint32_t *counts);
+int kvi_seqs_commit(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                    const uint32_t *counts);
+int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t tokens);
+int kvi_seq_info(const struct kvmem_space *space, struct kvmem_seq id, struct kvmem_seq_info *out);
+
+#endif

@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Appending: the hot path of a serving step.
+ *
+ *   1 look      every id; is there room in the tail? then nothing more (15 of 16 tokens)
+ *               else count blocks and releases
+ *   2 prepare   only when some have no room: are the blocks there? grow tables, copy shared
+ *               tails aside. All that can fail is in 1 and 2, and can be undone.
+ *   3 do        marks, counters, new blocks
+ *
+ * Step 2 counts a copy for each shared tail; when two sequences of the batch share one, the
+ * second may stay in place: only if the count does not fit, it is done exactly.
+ */
+#include <assert.h>
+#include <inttypes.h>
+
+#include "backend/backend.h"
+#include "client/seq.h"
+#include "util/error.h"
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+
+#define GROW 32u
+
+struct plan {
+    uint64_t blocks;   /* to be taken from the pool */
+    uint64_t releases; /* leases that may end */
+    uint32_t copies;
+    uint32_t grow_count; /* tables that are too small: */
+    uint32_t grow[GROW]; /* the first of them, by place in the batch */
+};
+
+static inline uint32_t tail_of(const struct kvmem_space *space, const struct kvi_seq *seq)
+{
+    return (uint32_t)seq->blocks[kvi_space_whole_blocks(space, seq->appended)];
+}
+
+/* May the next token not go where it belongs? */
+static bool needs_copy(const struct kvmem_space *space, const struct kvi_seq *seq)
+{
+    uint32_t tail;
+
+    if (seq->tail_room || !kvi_space_fill(space, seq->appended))
+        return false;
+    tail = tail_of(space, seq);
+    return space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] > 1;
+}
+
+/* Blocks of the table after `tokens` more. */
+static uint64_t blocks_after(const struct kvmem_space *space, const struct kvi_seq *seq,
+                             uint64_t tokens)
+{
+    return kvi_space_whole_blocks(space, seq->appended + tokens + space->block_tokens - 1);
+}
+
+/* Blocks that `tokens` more, at least one, take from the pool. */
+static uint64_t blocks_lacking(const struct kvmem_space *space, const struct kvi_seq *seq,
+                               uint64_t tokens, bool copy)
+{
+    uint32_t used = kvi_seq_used_blocks(space, seq);
+    uint64_t wanted = blocks_after(space, seq, tokens) - used + copy;
+    uint32_t reserved = seq->block_count - used;
+
+    return wanted > reserved ? wanted - reserved : 0;
+}
+
+static int table_limit(const struct kvmem_space *space, uint64_t blocks)
+{
+    return kvi_error_set(KVMEM_E_LIMIT,
+                         "tokens: a table of %" PRIu64 " blocks, the space has %" PRIu32, blocks,
+                         space->pool.index_range);
+}
+
+/* A sequence whose tail is full before the last token: the i-th of the batch. */
+static int plan_one(const struct kvmem_space *space, const struct kvi_seq *seq, uint32_t i,
+                    uint32_t tokens, struct plan *plan)
+{
+    uint64_t after = blocks_after(space, seq, tokens);
+
+    if (after > space->pool.index_range)
+        return table_limit(space, after);
+    if (needs_copy(space, seq)) {
+        plan->copies++;
+        plan->releases += space->pool.state[tail_of(space, seq)] == KVI_BLOCK_LEASED;
+        plan->blocks += blocks_lacking(space, seq, tokens, true);
+    } else {
+        plan->blocks += blocks_lacking(space, seq, tokens, false);
+    }
+    if (after > kvi_table_entries(seq->table_class)) {
+        if (plan->grow_count < GROW)
+            plan->grow[plan->grow_count] = i;
+        plan->grow_count++;
+    }
+    return 0;
+}
+
+/* The usual case of it: one token, the tail is full, the next block goes to the table's end. */
+static inline bool plan_next_block(const struct kvmem_space *space, const struct kvi_seq *seq,
+                                   struct plan *plan)
+{
+    uint64_t used = kvi_space_whole_blocks(space, seq->appended);
+
+    if (kvi_space_fill(space, seq->appended) || used != seq->block_count ||
+        used >= kvi_table_entries(seq->table_class) || used >= space->pool.index_range)
+        return false;
+    plan->blocks++;
+    return true;
+}
+
+static int named_twice(uint32_t i)
+{
+    return kvi_error_set(KVMEM_E_INVALID, "seqs[%" PRIu32 "]: is named twice", i);
+}
+
+/* Step 1. 1 when some have not enough room in their tail, 0 when all have, or a code. */
+static inline __attribute__((always_inline)) int look(struct kvmem_space *space, uint32_t n,
+                                                      const struct kvmem_seq *seqs,
+                                                      const uint32_t *counts, struct plan *plan)
+{
+    uint64_t stamp = ++space->batch_stamp;
+    int slow = 0;
+
+    plan->blocks = 0;
+    plan->releases = 0;
+    plan->copies = 0;
+    plan->grow_count = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = kvi_seq_find(space, seqs[i]);
+        uint32_t tokens = counts ? counts[i] : 1;
+        int code;
+
+        if (!LIKELY(seq != NULL))
+            return kvi_seq_stale(seqs[i]);
+        if (seq->stamp == stamp)
+            return named_twice(i);
+        seq->stamp = stamp;
+        if (LIKELY(tokens <= seq->tail_room))
+            continue;
+        slow = 1;
+        if (LIKELY(tokens == 1 && plan_next_block(space, seq, plan)))
+            continue;
+        code = plan_one(space, seq, i, tokens, plan);
+        if (code)
+            return code;
+    }
+    return slow;
+}
+
+/* What the batch takes exactly: each copy of a shared tail leaves it to fewer. */
+static uint64_t exact_blocks(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                             const uint32_t *counts)
+{
+    uint64_t blocks = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+        uint32_t tokens = counts ? counts[i] : 1;
+        bool copy = tokens && needs_copy(space, seq);
+
+        if (tokens > seq->tail_room)
+            blocks += blocks_lacking(space, seq, tokens, copy);
+        seq->copy_block = copy ? 0 : KVMEM_BLOCK_NONE;
+        if (copy)
+            space->refs[tail_of(space, seq)]--;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+
+        if (seq->copy_block == 0)
+            space->refs[tail_of(space, seq)]++;
+        seq->copy_block = KVMEM_BLOCK_NONE;
+    }
+    return blocks;
+}
+
+/* Forget the copies that were made aside for the first n sequences. */
+static void undo_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+
+        if (seq->copy_block == KVMEM_BLOCK_NONE)
+            continue;
+        space->refs[tail_of(space, seq)]++;
+        if (seq->block_count == kvi_seq_used_blocks(space, seq))
+            kvi_pool_give(&space->pool, (uint32_t)seq->copy_block);
+        seq->copy_block = KVMEM_BLOCK_NONE;
+    }
+}
+
+/* Copy tails that may not be written into their last reserved block, or a new one. The old
+ * tail's reference is gone from the count, but not yet dropped. */
+static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                       const uint32_t *counts)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+        int32_t target;
+        int code;
+
+        if ((counts && !counts[i]) || !needs_copy(space, seq))
+            continue;
+        if (seq->block_count > kvi_seq_used_blocks(space, seq))
+            target = seq->blocks[seq->block_count - 1];
+        else
+            target = kvi_pool_take(&space->pool);
+        assert(target >= 0);
+        seq->copy_block = target;
+        space->refs[tail_of(space, seq)]--;
+        code = kvi_backend_copy(space->client->backend, kvi_space_address(space, (uint32_t)target),
+                                kvi_space_address(space, tail_of(space, seq)),
+                                space->geometry.block_bytes, 0);
+        if (code) {
+            undo_copies(space, i + 1, seqs);
+            return code;
+        }
+    }
+    return 0;
+}
+
+/* Put the copies in place, and drop the old tails. Two sequences may have copied the same one:
+ * all references are back before the first is dropped. */
+static void place_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const struct kvi_seq *seq = &space->seqs[seqs[i].index];
+
+        if (seq->copy_block != KVMEM_BLOCK_NONE)
+            space->refs[tail_of(space, seq)]++;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+        uint32_t old;
+
+        if (seq->copy_block == KVMEM_BLOCK_NONE)
+            continue;
+        old = tail_of(space, seq);
+        if (seq->block_count > kvi_seq_used_blocks(space, seq))
+            seq->block_count--;
+        seq->blocks[kvi_space_whole_blocks(space, seq->appended)] = seq->copy_block;
+        space->refs[seq->copy_block] = 1;
+        seq->copy_block = KVMEM_BLOCK_NONE;
+        space->stats.tail_copies++;
+        kvi_space_unref(space, old);
+    }
+}
+
+/* A table that has grown changes nothing, but the address of the view: when nothing else can fail
+ * for lack of blocks or records. */
+static int grow_tables(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                       const uint32_t *counts, const struct plan *plan)
+{
+    uint32_t todo = plan->grow_count <= GROW ? plan->grow_count : n;
+    int code = 0;
+
+    for (uint32_t k = 0; !code && k < todo; k++) {
+        uint32_t i = plan->grow_count <= GROW ? plan->grow[k] : k;
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+
+        code = kvi_seq_table_grow(space, seq, blocks_after(space, seq, counts ? counts[i] : 1));
+    }
+    return code;
+}
+
+/* Step 2. */
+static int prepare(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                   const uint32_t *counts, const struct plan *plan)
+{
+    int code;
+
+    if (plan->blocks > kvi_pool_free_blocks(&space->pool)) {
+        uint64_t exact = plan->copies ? exact_blocks(space, n, seqs, counts) : plan->blocks;
+
+        if (exact > kvi_pool_free_blocks(&space->pool))
+            return kvi_space_lack(space, exact);
+    }
+    if (plan->releases) {
+        code = kvi_space_room(space, plan->releases);
+        if (code)
+            return code;
+    }
+    if (plan->grow_count) {
+        code = grow_tables(space, n, seqs, counts, plan);
+        if (code)
+            return code;
+    }
+    if (!plan->copies)
+        return 0;
+    code = make_copies(space, n, seqs, counts);
+    if (!code)
+        place_copies(space, n, seqs);
+    return code;
+}
+
+/* The next block of the sequence, reserved or new, is its tail now. */
+static inline void open_tail(struct kvmem_space *space, struct kvi_seq *seq)
+{
+    uint32_t at = (uint32_t)kvi_space_whole_blocks(space, seq->appended);
+    uint32_t tail;
+
+    if (at == seq->block_count) {
+        int32_t taken = kvi_pool_take(&space->pool);
+
+        assert(taken >= 0);
+        space->refs[taken] = 1;
+        seq->blocks[seq->block_count++] = taken;
+    }
+    tail = (uint32_t)seq->blocks[at];
+    space->pool.fill[tail] = (uint16_t)space->block_tokens;
+    seq->tail_room = space->block_tokens;
+    seq->tail_tokens = &kvi_pool_segment(&space->pool, tail)->shown->tokens;
+}
+
+/* A part-full tail is writable: what was said of its tokens is said anew. */
+static void resume_tail(struct kvmem_space *space, struct kvi_seq *seq)
+{
+    uint32_t tail = tail_of(space, seq);
+    uint32_t fill = kvi_space_fill(space, seq->appended);
+
+    seq->tail_tokens = &kvi_pool_segment(&space->pool, tail)->shown->tokens;
+    kvi_pool_count(seq->tail_tokens, (uint64_t)fill - space->pool.fill[tail]);
+    space->pool.fill[tail] = (uint16_t)space->block_tokens;
+    seq->tail_room = space->block_tokens - fill;
+}
+
+/* Step 3 for a sequence whose tail is full before the last token. */
+static void extend(struct kvmem_space *space, struct kvi_seq *seq, uint32_t tokens)
+{
+    if (!seq->tail_room && tokens && kvi_space_fill(space, seq->appended))
+        resume_tail(space, seq);
+    while (tokens) {
+        uint32_t part;
+
+        if (!seq->tail_room)
+            open_tail(space, seq);
+        part = tokens < seq->tail_room ? tokens : seq->tail_room;
+        kvi_pool_count(seq->tail_tokens, part);
+        seq->tail_room -= part;
+        seq->appended += part;
+        tokens -= part;
+    }
+}
+
+static inline __attribute__((always_inline)) int append(struct kvmem_space *space, uint32_t n,
+                                                        const struct kvmem_seq *seqs,
+                                                        const uint32_t *counts)
+{
+    struct plan plan;
+    uint64_t total = 0;
+    int code = look(space, n, seqs, counts, &plan);
+
+    if (code > 0)
+        code = prepare(space, n, seqs, counts, &plan);
+    if (code)
+        return code;
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+        uint32_t tokens = counts ? counts[i] : 1;
+
+        if (LIKELY(seq->tail_room && tokens <= seq->tail_room)) {
+            kvi_pool_count(seq->tail_tokens, tokens);
+            seq->tail_room -= tokens;
+            seq->appended += tokens;
+        } else {
+            extend(space, seq, tokens);
+        }
+        total += tokens;
+    }
+    space->appended_tokens += total;
+    return 0;
+}
+
+int kvi_seqs_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                    const uint32_t *counts)
+{
+    return counts ? append(space, n, seqs, counts) : append(space, n, seqs, NULL);
+}
+
+int kvi_seqs_can_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                        const uint32_t *counts)
+{
+    struct plan plan;
+    int code = look(space, n, seqs, counts, &plan);
+
+    if (code < 0)
+        return code;
+    if (plan.blocks <= kvi_pool_free_blocks(&space->pool))
+        return 1;
+    return plan.copies &&
+           exact_blocks(space, n, seqs, counts) <= kvi_pool_free_blocks(&space->pool);
+}
+
+int kvi_seq_reserve(struct kvmem_space *space, struct kvmem_seq id, uint32_t tokens)
+{
+    struct kvi_seq *seq = kvi_seq_find(space, id);
+    uint64_t after, lacking;
+    int code;
+
+    if (!seq)
+        return kvi_seq_stale(id);
+    if (!tokens)
+        return 0;
+    after = blocks_after(space, seq, tokens);
+    if (after > space->pool.index_range)
+        return table_limit(space, after);
+    lacking = blocks_lacking(space, seq, tokens, needs_copy(space, seq));
+    if (lacking > kvi_pool_free_blocks(&space->pool))
+        return kvi_space_lack(space, lacking);
+    code = kvi_seq_table_grow(space, seq, seq->block_count + lacking);
+    if (code)
+        return code;
+    while (lacking--) {
+        int32_t taken = kvi_pool_take(&space->pool);
+
+        assert(taken >= 0);
+        space->refs[taken] = 1;
+        seq->blocks[seq->block_count++] = taken;
+    }
+    return 0;
+}

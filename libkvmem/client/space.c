@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Opening and closing a space, references going away; see space.h.
+ */
+#include "client/space.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "client/importer.h"
+#include "client/seq.h"
+#include "util/error.h"
+#include "util/geometry.h"
+
+#define TABLE_SLAB_MIN (UINT64_C(4) << 20)
+
+int kvi_fence_check(const struct kvmem_fence *fence)
+{
+    if (fence->kind == KVMEM_FENCE_NONE || fence->kind == KVMEM_FENCE_HOST)
+        return 0;
+    if (fence->kind == KVMEM_FENCE_STREAM || fence->kind == KVMEM_FENCE_TIMELINE)
+        return kvi_error_set(KVMEM_E_NOT_SUPPORTED,
+                             "fence.kind: %" PRIu32
+                             " needs a GPU; the host device has 0 (NONE) and 1 (HOST)",
+                             fence->kind);
+    return kvi_error_set(KVMEM_E_INVALID, "fence.kind: %" PRIu32 " is outside 0..3", fence->kind);
+}
+
+/* ---- references ---- */
+
+void kvi_space_drop(struct kvmem_space *space, uint32_t block)
+{
+    switch (space->pool.state[block]) {
+    case KVI_BLOCK_PRIVATE: kvi_pool_give(&space->pool, block); break;
+    case KVI_BLOCK_LEASED:
+        kvi_pool_begin_release(&space->pool, block);
+        if (space->client->is_lost)
+            kvi_pool_end_release(&space->pool, block);
+        else
+            kvi_outbox_append(space->client, KVI_OUTBOX_RELEASE, space->place, block);
+        break;
+    default:
+        /* Its publication is on the way: kvi_space_published goes on. */
+        assert(space->pool.state[block] == KVI_BLOCK_PUBLISHING);
+        return;
+    }
+    space->is_refused = false;
+}
+
+int kvi_space_room(struct kvmem_space *space, uint64_t records)
+{
+    struct kvi_outbox *outbox = &space->client->outbox;
+
+    if (records <= kvi_outbox_room(outbox) || space->client->is_lost)
+        return 0;
+    if (records > outbox->limit &&
+        !kvi_outbox_drain(space->client, kvi_client_now_ns() + space->client->timeout_ns))
+        return 0;
+    return kvi_error_set(KVMEM_E_OUTBOX_FULL, "room for %" PRIu64 " of %" PRIu64 " records",
+                         kvi_outbox_room(outbox), records);
+}
+
+int kvi_space_lack(struct kvmem_space *space, uint64_t needed)
+{
+    int code = kvi_client_is_lost(space->client);
+
+    if (needed > space->lacking)
+        space->lacking = needed;
+    space->stats.out_of_blocks++;
+    if (code)
+        return code;
+    return kvi_error_set(space->is_refused ? KVMEM_E_OUT_OF_BLOCKS : KVMEM_E_REFILL_PENDING,
+                         "%" PRIu64 " blocks are needed, %" PRIu64 " are free", needed,
+                         kvi_pool_free_blocks(&space->pool));
+}
+
+static void add_result(struct kvmem_space *space, uint32_t block, uint32_t state)
+{
+    struct kvmem_publish_result *result =
+        &space->results[space->results_head++ % KVI_SPACE_RESULTS];
+
+    result->block = (int32_t)block;
+    result->state = state;
+    if (space->results_head - space->results_tail > KVI_SPACE_RESULTS)
+        space->results_tail++;
+}
+
+void kvi_space_published(struct kvmem_space *space, uint32_t block, uint32_t state)
+{
+    bool is_orphan = !space->refs[block];
+
+    add_result(space, block, state);
+    if (state == KVMEM_PUBLISHED) {
+        space->stats.published_blocks++;
+        kvi_pool_become_entry(&space->pool, block);
+    } else {
+        if (state == KVMEM_PUBLISH_EXISTS)
+            space->stats.publish_exists_blocks++;
+        else
+            space->stats.publish_refused_blocks++;
+        kvi_pool_unseal(&space->pool, block);
+    }
+    if (is_orphan)
+        kvi_space_drop(space, block);
+}
+
+int32_t kvi_space_scratch(struct kvmem_space *space)
+{
+    if (space->scratch != KVMEM_BLOCK_NONE)
+        return space->scratch;
+    space->scratch = kvi_pool_take(&space->pool);
+    if (space->scratch == KVMEM_BLOCK_NONE)
+        return kvi_space_lack(space, 1);
+    space->refs[space->scratch] = 1;
+    return space->scratch;
+}
+
+/* ---- opening ---- */
+
+static void *array(struct kvmem_client *client, size_t bytes)
+{
+    return kvi_allocate(&client->alloc, bytes);
+}
+
+/* Water marks, limits and copies of the options. */
+static void set_options(struct kvmem_space *space, const struct kvmem_space_options *options)
+{
+    uint32_t low = options->low_water_blocks;
+    uint32_t range = space->pool.index_range;
+
+    space->options = *options;
+    strncpy(space->name, options->name, sizeof(space->name) - 1);
+    strncpy(space->domain, options->domain ? options->domain : "default",
+            sizeof(space->domain) - 1);
+    space->options.name = space->name;
+    space->options.domain = space->domain;
+    if (!space->options.layout)
+        space->options.layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
+    if (!low) {
+        low = range / 256;
+        low = low < KVI_SPACE_LOW_MIN ? KVI_SPACE_LOW_MIN : low;
+        low = low > KVI_SPACE_LOW_MAX ? KVI_SPACE_LOW_MAX : low;
+    }
+    space->low_water = low < range ? low : range;
+    space->refill = options->refill_blocks ? options->refill_blocks : range;
+    if (!options->refill_blocks && space->low_water < range / 4)
+        space->refill = 4 * space->low_water;
+    space->block_tokens = options->block_tokens;
+    space->block_shift = UINT32_MAX;
+    if (!(options->block_tokens & (options->block_tokens - 1)))
+        space->block_shift = (uint32_t)__builtin_ctz(options->block_tokens);
+}
+
+static void free_arrays(struct kvmem_space *space)
+{
+    const struct kvi_alloc *alloc = &space->client->alloc;
+    size_t range = space->pool.index_range;
+
+    kvi_release(alloc, space->results, KVI_SPACE_RESULTS * sizeof(*space->results));
+    kvi_release(alloc, space->seqs, space->seq_limit * sizeof(*space->seqs));
+    kvi_release(alloc, space->held, range * sizeof(*space->held));
+    kvi_release(alloc, space->refs, range * sizeof(*space->refs));
+    kvi_table_memory_fini(&space->tables);
+    kvi_pool_fini(&space->pool);
+    kvi_release(alloc, space, sizeof(*space));
+}
+
+/* Everything that needs memory. */
+static int make_arrays(struct kvmem_client *client, const struct kvmem_space_options *options,
+                       const struct kvmem_geometry *geometry, struct kvmem_space **out)
+{
+    struct kvmem_space *space = array(client, sizeof(*space));
+    size_t slab_bytes;
+    int code;
+
+    if (!space)
+        return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a space");
+    space->client = client;
+    space->geometry = *geometry;
+    space->scratch = KVMEM_BLOCK_NONE;
+    space->first_free_seq = UINT32_MAX;
+    space->mapped_first = KVI_POOL_NO_SEGMENT;
+    space->seq_limit = options->seq_limit ? options->seq_limit : KVI_SPACE_SEQS;
+    code = kvi_pool_init(&space->pool, &client->alloc, geometry->segment_limit,
+                         geometry->blocks_per_segment);
+    if (!code) {
+        slab_bytes = (size_t)space->pool.index_range * 16;
+        if (slab_bytes < (size_t)space->seq_limit * 256)
+            slab_bytes = (size_t)space->seq_limit * 256;
+        if (slab_bytes < TABLE_SLAB_MIN)
+            slab_bytes = TABLE_SLAB_MIN;
+        code = kvi_table_memory_init(&space->tables, &client->alloc, slab_bytes);
+    }
+    if (!code) {
+        space->refs = array(client, space->pool.index_range * sizeof(*space->refs));
+        space->held = array(client, space->pool.index_range * sizeof(*space->held));
+        space->seqs = array(client, space->seq_limit * sizeof(*space->seqs));
+        space->results = array(client, KVI_SPACE_RESULTS * sizeof(*space->results));
+        if (!space->refs || !space->held || !space->seqs || !space->results)
+            code = kvi_error_set(KVMEM_E_NO_MEMORY,
+                                 "no memory for %" PRIu32 " sequences and %" PRIu32 " blocks",
+                                 space->seq_limit, space->pool.index_range);
+    }
+    if (code) {
+        free_arrays(space);
+        return code;
+    }
+    set_options(space, options);
+    *out = space;
+    return 0;
+}
+
+static void build_open(struct kvmem_space *space)
+{
+    struct kvi_msg_space_open *message = kvi_client_begin(space->client, KVI_OP_SPACE_OPEN);
+    const struct kvmem_space_options *options = &space->options;
+    struct kvi_rec_group *rows = kvi_wire_tail(message, 0);
+
+    memcpy(message->name, space->name, sizeof(message->name));
+    memcpy(message->domain, space->domain, sizeof(message->domain));
+    memcpy(message->fingerprint, options->fingerprint, sizeof(message->fingerprint));
+    message->quota_bytes = options->quota_bytes;
+    message->layout = options->layout;
+    message->block_tokens = options->block_tokens;
+    message->shard_count = options->shard_count;
+    message->shard_index = options->shard_index;
+    message->flags = options->flags;
+    message->group_count = options->group_count;
+    for (uint32_t i = 0; i < options->group_count; i++) {
+        const struct kvmem_group_options *group = &options->groups[i];
+
+        memset(&rows[i], 0, sizeof(rows[i]));
+        rows[i].layer_count = group->layer_count;
+        rows[i].kv_head_count = group->kv_head_count;
+        rows[i].head_dim_k = group->head_dim_k;
+        rows[i].head_dim_v = group->head_dim_v;
+        rows[i].dtype_k = group->dtype_k;
+        rows[i].dtype_v = group->dtype_v;
+        rows[i].scale_mode = group->scale_mode;
+        rows[i].scale_dtype = group->scale_dtype;
+        rows[i].window_tokens = group->window_tokens;
+    }
+}
+
+/* What the daemon planned must be what we planned: addresses follow from it. */
+static int check_opened(const struct kvmem_space *space, const struct kvi_msg_space_opened *reply)
+{
+    const struct kvmem_geometry *plan = &space->geometry;
+
+    if (reply->blocks_per_segment != plan->blocks_per_segment ||
+        reply->segment_bytes != plan->segment_bytes ||
+        reply->index_stride_bytes != plan->index_stride_bytes ||
+        reply->segment_limit != plan->segment_limit)
+        return kvi_client_protocol(space->client, "space_opened has another geometry");
+    if (kvi_client_space(space->client, reply->space))
+        return kvi_client_protocol(space->client, "space_opened has an id that is in use");
+    return 0;
+}
+
+static int place_for(const struct kvmem_client *client, const char *name, const char *domain)
+{
+    int place = -1;
+
+    if (!domain)
+        domain = "default";
+    for (int i = KVI_SPACE_LIMIT; i-- > 0;) {
+        if (!client->spaces[i])
+            place = i;
+        else if (!strcmp(client->spaces[i]->name, name) &&
+                 !strcmp(client->spaces[i]->domain, domain))
+            return kvi_error_set(KVMEM_E_BUSY, "name: this client has %s open already", name);
+    }
+    if (place < 0)
+        return kvi_error_set(KVMEM_E_LIMIT, "a client has at most %u spaces", KVI_SPACE_LIMIT);
+    return place;
+}
+
+static int plan_of(const struct kvmem_client *client, const struct kvmem_space_options *options,
+                   struct kvmem_geometry *plan)
+{
+    uint32_t layout = options->layout ? options->layout : KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
+    int code;
+
+    memset(plan, 0, sizeof(*plan));
+    plan->size = sizeof(*plan);
+    code = kvi_geometry_plan(layout, options->block_tokens, &options->groups[0],
+                             client->welcome.device_bytes, client->welcome.granule_bytes, plan);
+    if (code)
+        return code;
+    if ((uint64_t)plan->segment_limit * plan->blocks_per_segment > INT32_MAX)
+        return kvi_error_set(KVMEM_E_LIMIT,
+                             "block_tokens: %" PRIu32 " gives more than 2^31 - 1 "
+                             "blocks on this device",
+                             options->block_tokens);
+    return 0;
+}
+
+int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options *options,
+                   struct kvmem_space **out)
+{
+    int place = place_for(client, options->name, options->domain);
+    const struct kvi_msg_space_opened *opened;
+    struct kvmem_geometry plan;
+    struct kvmem_space *space = NULL;
+    const void *reply;
+    int code;
+
+    if (place < 0)
+        return place;
+    code = plan_of(client, options, &plan);
+    if (!code)
+        code = make_arrays(client, options, &plan, &space);
+    if (code)
+        return code;
+    code = kvi_backend_reserve(client->backend, (uint64_t)plan.segment_limit * plan.segment_bytes,
+                               0, &space->base);
+    if (code)
+        goto no_range;
+    build_open(space);
+    code = kvi_client_call(client, KVI_OP_SPACE_OPENED, &reply);
+    opened = reply;
+    if (!code)
+        code = check_opened(space, opened);
+    if (code)
+        goto not_opened;
+    space->id = opened->space;
+    space->obtainable = opened->obtainable_blocks;
+    space->place = (uint32_t)place;
+    client->spaces[place] = space;
+    if (client->space_high <= space->place)
+        client->space_high = space->place + 1;
+    *out = space;
+    return 0;
+
+not_opened:
+    kvi_backend_unreserve(client->backend, space->base,
+                          (uint64_t)plan.segment_limit * plan.segment_bytes);
+no_range:
+    free_arrays(space);
+    return code;
+}
+
+/* ---- closing ---- */
+
+static void say_close(struct kvmem_space *space)
+{
+    struct kvmem_client *client = space->client;
+    struct kvi_msg_space_close *message = kvi_client_begin(client, KVI_OP_SPACE_CLOSE);
+    const void *reply;
+
+    message->space = space->id;
+    (void)kvi_client_call(client, KVI_OP_DONE, &reply);
+}
+
+void kvi_space_close(struct kvmem_space *space)
+{
+    struct kvmem_client *client = space->client;
+
+    /* Publications of sequences that live on or ended must arrive; leases go with the space. */
+    (void)kvi_outbox_drain(client, kvi_client_now_ns() + client->timeout_ns);
+    kvi_importer_fini(space);
+    /* From here on what arrives for it finds no space: descriptors are closed. */
+    client->spaces[space->place] = NULL;
+    kvi_outbox_forget(&client->outbox, space->place);
+    if (!client->is_lost)
+        say_close(space);
+    kvi_backend_unreserve(client->backend, space->base,
+                          (uint64_t)space->geometry.segment_limit * space->geometry.segment_bytes);
+    for (uint32_t slot = 0; slot < space->pool.segment_limit && space->pool.owned_segments;
+         slot++) {
+        struct kvi_segment *segment = &space->pool.segments[slot];
+
+        if (segment->is_owned && segment->is_on_page)
+            kvi_status_hide(segment->shown, space->pool.blocks_per_segment);
+        space->pool.owned_segments -= segment->is_owned;
+    }
+    free_arrays(space);
+}
