@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A client process that does to kvmemd what only another process can: raw_holder SOCKET. Its
+ * standard input is a socket of the test's, from which it takes one-letter orders, each answered
+ * with the same letter ('!' when it failed):
+ *
+ *   j  join and be granted 64 blocks of the space "held"     c  close the connection, live on
+ *   p  pass the connected socket to the test                 x  exit
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "support/raw_client.h"
+
+static struct kvt_raw client = {.fd = -1, .status_fd = -1};
+static struct kvt_raw_message grant;
+
+static int join(const char *socket_path)
+{
+    uint32_t space;
+
+    return kvt_raw_join(&client, socket_path, "holder") &&
+           kvt_raw_space_open(&client, "held", &space) &&
+           kvt_raw_blocks(&client, space, 64, &grant);
+}
+
+static int pass(void)
+{
+    struct kvt_raw to_test = {.fd = STDIN_FILENO, .status_fd = -1};
+
+    return kvt_raw_send_bytes(&to_test, "p", 1, &client.fd, 1) == 0;
+}
+
+int main(int argc, char *argv[])
+{
+    char order;
+    char answer;
+
+    if (argc != 2)
+        return 2;
+    while (recv(STDIN_FILENO, &order, 1, 0) == 1 && order != 'x') {
+        answer = order;
+        if (order == 'j' && !join(argv[1]))
+            answer = '!';
+        if (order == 'c')
+            kvt_raw_close(&client);
+        if (order == 'p' && pass())
+            continue;
+        if (send(STDIN_FILENO, &answer, 1, MSG_NOSIGNAL) != 1)
+            return 1;
+    }
+    return 0;
+}
