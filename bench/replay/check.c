@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The checks of replay.h: bytes against the byte function, and attention through the block table
+ * against a second loop, written apart from the first one, over values made by the byte function.
+ */
+#include "replay.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "../../attention/reference.h"
+
+#define QUERY_HEADS_PER_KV 2u
+
+struct kvb_view kvb_live_view(const struct kvb_engine *engine, const struct kvb_live *live)
+{
+    struct kvb_view view = {.base = engine->base};
+    struct kvmem_seq_info info = {.size = sizeof(info)};
+    int rc = kvmem_table_view(engine->space, 0, live->seq, &view.table);
+
+    if (rc > 0 && kvmem_seq_info(engine->space, live->seq, &info) == 0) {
+        view.block_count = (uint32_t)rc;
+        view.length = (uint32_t)info.committed_tokens;
+    }
+    return view; /* of nothing when the library refused: all its bytes count as wrong */
+}
+
+static void check_range(struct kvb_engine *engine, const struct kvb_live *live, uint32_t end)
+{
+    struct kvb_view view = kvb_live_view(engine, live);
+    uint32_t block_tokens = engine->shape.model.block_tokens;
+
+    engine->counts.wrong_bytes +=
+        kvb_count_wrong_bytes(&engine->shape, &view, live->history, 0, end);
+    engine->counts.blocks_checked += (end + block_tokens - 1) / block_tokens;
+}
+
+void kvb_check_attached(struct kvb_engine *engine, const struct kvb_live *live, uint32_t blocks)
+{
+    check_range(engine, live, blocks * engine->shape.model.block_tokens);
+}
+
+void kvb_check_whole(struct kvb_engine *engine, const struct kvb_live *live)
+{
+    check_range(engine, live, live->committed);
+}
+
+/* A query that is a function of the last token's history, in −1 .. 1. */
+static void make_query(uint64_t history, uint32_t count, float *query)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        history = kvb_history_next(history, i);
+        query[i] = (float)((double)(history >> 40) / (1 << 23) - 1.0);
+    }
+}
+
+/* All K or V vectors of a layer and head as doubles, (length, head_dim), from the byte function. */
+static void regenerate(const struct kvb_shape *shape, const uint64_t *history, uint32_t length,
+                       uint32_t layer, int is_v, uint32_t head, double *out)
+{
+    uint64_t vector[4096u * 4 / 8];
+    uint32_t dim = shape->model.head_dim;
+
+    for (uint32_t t = 0; t < length; t++) {
+        kvb_vector(shape, history[t], layer, is_v, head, vector);
+        for (uint32_t d = 0; d < dim; d++)
+            out[(uint64_t)t * dim + d] = kva_reference_element(shape->model.dtype, vector, d);
+    }
+}
+
+/* Textbook attention of one head: scores, their maximum, weights, sum. weights (length). */
+static void attend_contiguous(const double *k, const double *v, uint32_t length, uint32_t dim,
+                              const float *query, double scale, double *weights, double *out)
+{
+    double seen = -INFINITY;
+    double sum = 0;
+
+    for (uint32_t t = 0; t < length; t++) {
+        double dot = 0;
+
+        for (uint32_t d = dim; d-- > 0;)
+            dot += k[(uint64_t)t * dim + d] * query[d];
+        weights[t] = dot * scale;
+        seen = fmax(seen, weights[t]);
+    }
+    for (uint32_t t = 0; t < length; t++)
+        sum += weights[t] = exp(weights[t] - seen);
+    for (uint32_t d = 0; d < dim; d++) {
+        double total = 0;
+
+        for (uint32_t t = 0; t < length; t++)
+            total += weights[t] * v[(uint64_t)t * dim + d];
+        out[d] = total / sum;
+    }
+}
+
+static double largest_difference(const double *a, const double *b, uint32_t count)
+{
+    double largest = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        double difference = fabs(a[i] - b[i]);
+
+        if (!(difference <= largest)) /* also true for NaN */
+            largest = isnan(difference) ? HUGE_VAL : difference;
+    }
+    return largest;
+}
+
+static struct kva_layer layer_of(const struct kvb_shape *shape, const char *base, uint32_t layer)
+{
+    const struct kvmem_geometry *g = &shape->geometry;
+    const char *k = base + layer * g->layer_stride_bytes;
+
+    return (struct kva_layer){
+        .k = k,
+        .v = k + g->v_offset_bytes,
+        .block_stride_bytes = g->index_stride_bytes,
+        .k_head_stride_bytes = g->k_head_stride_bytes,
+        .k_token_stride_bytes = g->k_token_stride_bytes,
+        .v_head_stride_bytes = g->v_head_stride_bytes,
+        .v_token_stride_bytes = g->v_token_stride_bytes,
+        .dtype = shape->model.dtype,
+        .block_tokens = shape->model.block_tokens,
+        .kv_head_count = shape->model.kv_heads,
+        .head_dim = shape->model.head_dim,
+    };
+}
+
+/* The second loop's answer for all query heads; out as kva_reference_decode's. Returns −1
+ * without memory. */
+static int attend_regenerated(const struct kvb_shape *shape, const uint64_t *history,
+                              uint32_t length, uint32_t layer, const float *query, double *out)
+{
+    uint32_t dim = shape->model.head_dim;
+    uint64_t elements = (uint64_t)length * dim;
+    double *room = malloc(sizeof(double) * (2 * elements + length));
+
+    if (room == NULL)
+        return -1;
+    for (uint32_t g = 0; g < shape->model.kv_heads; g++) {
+        regenerate(shape, history, length, layer, 0, g, room);
+        regenerate(shape, history, length, layer, 1, g, room + elements);
+        for (uint32_t i = 0; i < QUERY_HEADS_PER_KV; i++) {
+            uint64_t h = (uint64_t)g * QUERY_HEADS_PER_KV + i;
+
+            attend_contiguous(room, room + elements, length, dim, query + h * dim, 1 / sqrt(dim),
+                              room + 2 * elements, out + h * dim);
+        }
+    }
+    free(room);
+    return 0;
+}
+
+double kvb_attention_error(const struct kvb_shape *shape, const struct kvb_view *view,
+                           const uint64_t *history, uint32_t length, uint32_t layer)
+{
+    uint32_t heads = shape->model.kv_heads * QUERY_HEADS_PER_KV;
+    uint32_t count = heads * shape->model.head_dim;
+    struct kva_layer kva = layer_of(shape, view->base, layer);
+    float *query = malloc(sizeof(float) * count);
+    double *out = malloc(sizeof(double) * 2 * count);
+    double error = -1;
+
+    if (query == NULL || out == NULL)
+        goto out;
+    make_query(history[length - 1], count, query);
+    if (attend_regenerated(shape, history, length, layer, query, out) != 0)
+        goto out;
+    error = HUGE_VAL;
+    if ((uint64_t)view->block_count * shape->model.block_tokens < view->length ||
+        kva_reference_decode(&kva, view->table, view->length, query, heads,
+                             1 / sqrt(shape->model.head_dim), out + count) != 0)
+        goto out;
+    error = largest_difference(out, out + count, count);
+out:
+    free(query);
+    free(out);
+    return error;
+}
+
+void kvb_check_attention(struct kvb_engine *engine, const struct kvb_live *live)
+{
+    struct kvb_view view = kvb_live_view(engine, live);
+    uint32_t layer = live->number / 16 % engine->shape.model.layers;
+    double error =
+        kvb_attention_error(&engine->shape, &view, live->history, live->committed, layer);
+
+    if (error < 0)
+        return; /* not checked, not counted */
+    engine->counts.attention_checked++;
+    engine->counts.attention_wrong += !(error <= KVB_ATTENTION_TOLERANCE);
+    engine->counts.attention_max_error = fmax(engine->counts.attention_max_error, error);
+}
