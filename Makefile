@@ -174,7 +174,7 @@ BINARIES       := $(addprefix $(B)/,$(filter bin/%,$(PROGRAMS)))
 TEST_PROGRAMS  := $(addprefix $(B)/,$(filter tests/%,$(PROGRAMS)))
 BENCH_PROGRAMS := $(addprefix $(B)/,$(filter bench/%,$(PROGRAMS)))
 
-.PHONY: all everything lib left-out demo test test-asan test-tsan bench run-demo run-tests \
+.PHONY: all everything lib left-out demo test test-asan test-tsan bench record run-demo run-tests \
         run-bench deps check-deps check-format check-headers check-symbols check-protocol format \
         docs install uninstall help clean FORCE
 
@@ -202,6 +202,10 @@ test-tsan: deps ## The threaded tests with the thread sanitizer
 
 bench: deps ## Run the benchmarks, one JSON line each (T=word picks some)
 	$(SUBMAKE) run-bench
+
+record: deps ## The same, also appended to bench/results/host.jsonl with date and revision
+	@mkdir -p bench/results
+	@$(MAKE) run-bench | python3 bench/record.py
 
 run-demo: all
 	@bash bench/demo.sh
