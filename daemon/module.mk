@@ -6,7 +6,10 @@ PROGRAMS += bin/kvmemd
 SRC_bin/kvmemd  := $(wildcard daemon/main.c)
 LIBS_bin/kvmemd := kvd kvmem nettle liburing jemalloc
 
-# kvmemctl
+# kvmemctl. All but main() is an archive too, for tests/unit/test_ctl_*.
+SRC_kvctl := $(filter-out daemon/ctl/main.c,$(wildcard daemon/ctl/*.c))
+ARCHIVES  += kvctl
+
 PROGRAMS += bin/kvmemctl
-SRC_bin/kvmemctl  := $(wildcard daemon/ctl/*.c)
-LIBS_bin/kvmemctl := kvi nettle libcjson
+SRC_bin/kvmemctl  := daemon/ctl/main.c
+LIBS_bin/kvmemctl := kvctl kvi nettle libcjson

@@ -1,7 +1,7 @@
 # Each .c file in a folder of tests is a program of its own; a file added there is picked up by
 # itself. All are linked with tests/support and with the static library, internals included.
 #
-#   unit model wire fault ipc   Criterion
+#   unit model wire fault ipc   Criterion; unit/test_ctl_* are linked with kvmemctl's code as well
 #   daemon                      Criterion, linked with the daemon's own code as well
 #   tsan                        plain main(), since Criterion does not run under ThreadSanitizer
 #   helpers                     plain main(), started by tests: $KVMEM_BUILD_DIR/tests/helpers/x
@@ -30,6 +30,8 @@ TESTS_PLAIN     := $(call tests_in,tsan)
 endif
 
 $(foreach t,$(TESTS_CRITERION),$(eval LIBS_$t := $(INSIDE) criterion))
+$(foreach t,$(filter tests/unit/test_ctl_%,$(TESTS_CRITERION)),\
+  $(eval LIBS_$t := kvctl $(INSIDE) criterion))
 $(foreach t,$(call tests_in,daemon),$(eval LIBS_$t := kvt kvd $(INSIDE) liburing jemalloc criterion))
 $(foreach t,$(call tests_in,tsan helpers),$(eval LIBS_$t := $(INSIDE)))
 $(foreach t,$(call tests_in,examples),$(eval LIBS_$t := kvmem.so))

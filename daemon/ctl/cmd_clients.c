@@ -2,10 +2,8 @@
  *
  * kvmemctl clients: who is connected and what each one holds.
  */
-#include "ctl.h"
 #include "json.h"
-#include "pool.h"
-#include "table.h"
+#include "list.h"
 #include "text.h"
 
 static const struct kvctl_column columns[] = {
@@ -29,9 +27,10 @@ static const char *role_name(uint32_t role)
     return role < sizeof(names) / sizeof(names[0]) ? names[role] : "unknown";
 }
 
-static void add_row(struct kvctl_table *table, const struct kvi_rec_client_info *client,
+static void add_row(struct kvctl_table *table, const struct kvctl_pool *pool, size_t at,
                     const struct kvctl_style *style)
 {
+    const struct kvi_rec_client_info *client = &pool->clients[at];
     char name[KVCTL_NAME_BYTES];
 
     kvctl_clean(name, sizeof(name), client->name, sizeof(client->name), style->has_utf8);
@@ -56,49 +55,33 @@ static void add_row(struct kvctl_table *table, const struct kvi_rec_client_info 
     kvctl_table_add(table, "%s", KVCTL_DURATION(client->age_ns, style->has_utf8));
 }
 
-static int print_table(struct kvctl_run *run, const struct kvctl_pool *pool)
+static size_t count(const struct kvctl_pool *pool)
 {
-    struct kvctl_table *table = kvctl_table_create(columns, sizeof(columns) / sizeof(columns[0]));
-
-    if (!table) {
-        fputs("kvmemctl: no memory left\n", stderr);
-        return KVCTL_EXIT_FAILED;
-    }
-    for (size_t i = 0; i < pool->client_count; i++)
-        add_row(table, &pool->clients[i], &run->style);
-    kvctl_table_print(run->out, table, run->style.table_columns, &run->style);
-    kvctl_table_destroy(table);
-    return KVCTL_EXIT_OK;
+    return pool->client_count;
 }
 
-static void print_json(FILE *out, const struct kvctl_pool *pool)
+static cJSON *json(const struct kvctl_pool *pool, size_t at)
 {
-    cJSON *document = cJSON_CreateObject();
-    cJSON *array = cJSON_AddArrayToObject(document, "clients");
+    const struct kvi_rec_client_info *source = &pool->clients[at];
+    cJSON *object = cJSON_CreateObject();
 
-    for (size_t i = 0; i < pool->client_count; i++) {
-        const struct kvi_rec_client_info *source = &pool->clients[i];
-        cJSON *object = cJSON_CreateObject();
-
-        KVCTL_JSON_FIELDS(client_info)
-        cJSON_AddStringToObject(object, "state_name", state_name(source->state));
-        cJSON_AddStringToObject(object, "role_name", role_name(source->role));
-        cJSON_AddItemToArray(array, object);
-    }
-    kvctl_json_print(out, document, 0);
+    KVCTL_JSON_FIELDS(client_info)
+    cJSON_AddStringToObject(object, "state_name", state_name(source->state));
+    cJSON_AddStringToObject(object, "role_name", role_name(source->role));
+    return object;
 }
 
 int kvctl_cmd_clients(struct kvctl_run *run)
 {
-    struct kvctl_pool pool;
-    int status = KVCTL_EXIT_OK;
+    static const struct kvctl_list list = {
+        .part = KVCTL_POOL_CLIENTS,
+        .key = "clients",
+        .columns = columns,
+        .column_count = sizeof(columns) / sizeof(columns[0]),
+        .count = count,
+        .add_row = add_row,
+        .json = json,
+    };
 
-    if (kvctl_pool_fetch(&run->session, KVCTL_POOL_CLIENTS, &pool) < 0)
-        status = kvctl_explain(stderr, &run->session.failure);
-    else if (run->options.is_json)
-        print_json(run->out, &pool);
-    else
-        status = print_table(run, &pool);
-    kvctl_pool_free(&pool);
-    return status;
+    return kvctl_list_run(run, &list);
 }

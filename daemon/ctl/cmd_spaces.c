@@ -2,10 +2,8 @@
  *
  * kvmemctl spaces: the models' geometries, and what each space holds.
  */
-#include "ctl.h"
 #include "json.h"
-#include "pool.h"
-#include "table.h"
+#include "list.h"
 #include "text.h"
 
 static const struct kvctl_column columns[] = {
@@ -16,9 +14,10 @@ static const struct kvctl_column columns[] = {
     {"idle", true, 6},    {"saved", true, 3},      {"clients", true, 0},
 };
 
-static void add_row(struct kvctl_table *table, const struct kvi_rec_space_info *space,
+static void add_row(struct kvctl_table *table, const struct kvctl_pool *pool, size_t at,
                     const struct kvctl_style *style)
 {
+    const struct kvi_rec_space_info *space = &pool->spaces[at];
     char name[KVCTL_NAME_BYTES], domain[KVCTL_NAME_BYTES];
 
     kvctl_clean(name, sizeof(name), space->name, sizeof(space->name), style->has_utf8);
@@ -40,50 +39,32 @@ static void add_row(struct kvctl_table *table, const struct kvi_rec_space_info *
     kvctl_table_add(table, "%u", space->client_count);
 }
 
-static int print_table(struct kvctl_run *run, const struct kvctl_pool *pool)
+static size_t count(const struct kvctl_pool *pool)
 {
-    struct kvctl_table *table = kvctl_table_create(columns, sizeof(columns) / sizeof(columns[0]));
-
-    if (!table) {
-        fputs("kvmemctl: no memory left\n", stderr);
-        return KVCTL_EXIT_FAILED;
-    }
-    for (size_t i = 0; i < pool->space_count; i++)
-        add_row(table, &pool->spaces[i], &run->style);
-    if (pool->space_count == 0)
-        fputs("No space yet: a client opens one with kvmem_space_open.\n", run->out);
-    else
-        kvctl_table_print(run->out, table, run->style.table_columns, &run->style);
-    kvctl_table_destroy(table);
-    return KVCTL_EXIT_OK;
+    return pool->space_count;
 }
 
-static void print_json(FILE *out, const struct kvctl_pool *pool)
+static cJSON *json(const struct kvctl_pool *pool, size_t at)
 {
-    cJSON *document = cJSON_CreateObject();
-    cJSON *array = cJSON_AddArrayToObject(document, "spaces");
+    const struct kvi_rec_space_info *source = &pool->spaces[at];
+    cJSON *object = cJSON_CreateObject();
 
-    for (size_t i = 0; i < pool->space_count; i++) {
-        const struct kvi_rec_space_info *source = &pool->spaces[i];
-        cJSON *object = cJSON_CreateObject();
-
-        KVCTL_JSON_FIELDS(space_info)
-        cJSON_AddItemToArray(array, object);
-    }
-    kvctl_json_print(out, document, 0);
+    KVCTL_JSON_FIELDS(space_info)
+    return object;
 }
 
 int kvctl_cmd_spaces(struct kvctl_run *run)
 {
-    struct kvctl_pool pool;
-    int status = KVCTL_EXIT_OK;
+    static const struct kvctl_list list = {
+        .part = KVCTL_POOL_SPACES,
+        .key = "spaces",
+        .none = "No space yet: a client opens one with kvmem_space_open.",
+        .columns = columns,
+        .column_count = sizeof(columns) / sizeof(columns[0]),
+        .count = count,
+        .add_row = add_row,
+        .json = json,
+    };
 
-    if (kvctl_pool_fetch(&run->session, KVCTL_POOL_SPACES, &pool) < 0)
-        status = kvctl_explain(stderr, &run->session.failure);
-    else if (run->options.is_json)
-        print_json(run->out, &pool);
-    else
-        status = print_table(run, &pool);
-    kvctl_pool_free(&pool);
-    return status;
+    return kvctl_list_run(run, &list);
 }

@@ -3,7 +3,7 @@
  * kvmemctl: looks at a running kvmemd. Each verb is one file, cmd_<verb>.c, and one row of the
  * table in verbs.c.
  *
- *   main ── options ── verbs ──▶ cmd_stats, cmd_map, ... ──▶ request, pool ──▶ the daemon
+ *   main ── options ── verbs ──▶ cmd_stats, cmd_map, ... ──▶ list, request, pool ──▶ the daemon
  *                                    │
  *                                    └──▶ map, frag, table, json ──▶ text, style   (pure)
  *

@@ -102,9 +102,7 @@ static uint64_t used_of(const struct kvctl_blocks *blocks)
            blocks->of[KVCTL_BLOCK_USED];
 }
 
-/* A share of 255 of `total` blocks: exact below 255 blocks; some are never none, and not all
- * are never all. */
-static uint64_t from_share(uint8_t share, uint64_t total)
+uint64_t kvctl_map_from_share(uint8_t share, uint64_t total)
 {
     uint64_t blocks = (share * total + 127) / 255;
 
@@ -124,10 +122,10 @@ unsigned kvctl_map_cells(const struct kvi_rec_segment_info *segment,
     for (uint32_t first = 0; first < segment->total_blocks && count < KVCTL_MAP_CELLS; count++) {
         uint64_t total = least_of(cell_blocks, segment->total_blocks - first);
 
-        cells[count] =
-            classify(segment->state, total, from_share(segment->entry_cells[count], total),
-                     from_share(segment->leased_cells[count], total),
-                     from_share(segment->used_cells[count], total));
+        cells[count] = classify(segment->state, total,
+                                kvctl_map_from_share(segment->entry_cells[count], total),
+                                kvctl_map_from_share(segment->leased_cells[count], total),
+                                kvctl_map_from_share(segment->used_cells[count], total));
         first += (uint32_t)total;
     }
     return count;

@@ -43,6 +43,10 @@ struct kvctl_map_options {
 /* Blocks of a segment by class; counts that contradict each other are clamped. */
 struct kvctl_blocks kvctl_map_count(const struct kvi_rec_segment_info *segment);
 
+/* A share of 255 of `total` blocks: exact below 255 blocks; some are never none, and not all are
+ * never all. */
+uint64_t kvctl_map_from_share(uint8_t share, uint64_t total);
+
 /* Blocks of each cell by class; returns how many cells there are. */
 unsigned kvctl_map_cells(const struct kvi_rec_segment_info *segment,
                          struct kvctl_blocks cells[KVCTL_MAP_CELLS]);

@@ -55,6 +55,15 @@ static int receive(struct kvctl_session *session, int64_t timeout_ns)
     return rc;
 }
 
+/* An error before the hello was read: the daemon has no place left. */
+static bool is_turned_away(const void *message)
+{
+    const struct kvi_msg_error *error = message;
+
+    return error->header.opcode == KVI_OP_ERROR && error->header.serial == 0 &&
+           error->opcode == KVI_OP_HELLO;
+}
+
 /* Wait for the answer to `serial`. 0 or a negative code. */
 static int receive_answer(struct kvctl_session *session, uint32_t serial)
 {
@@ -71,7 +80,7 @@ static int receive_answer(struct kvctl_session *session, uint32_t serial)
             return kvi_error_set(KVMEM_E_TIMED_OUT, "no answer");
         if (rc == 0)
             continue;
-        if (header->serial == serial)
+        if (header->serial == serial || is_turned_away(session->buffer))
             return 0;
     }
 }
@@ -89,7 +98,8 @@ int kvctl_ask(struct kvctl_session *session, void *request, enum kvi_opcode repl
     header->fds_received = session->fds_received;
     kvi_wire_finish(request);
     rc = session->link->ops->send(session->link, request, session->timeout_ns);
-    if (rc >= 0)
+    /* Who is turned away before the hello was read finds the connection closed, and the reason. */
+    if (rc >= 0 || (rc == KVMEM_E_DAEMON_LOST && header->opcode == KVI_OP_HELLO))
         rc = receive_answer(session, header->serial);
     if (rc < 0)
         return fail(session, rc, asked);

@@ -23,6 +23,15 @@ static inline int kvi_api_check_size(uint32_t size, size_t expected)
     return kvi_error_set(KVMEM_E_INVALID, "size: %" PRIu32 ", expected %zu", size, expected);
 }
 
+/* What a call on a space fills in. `out` begins with its size, set by the caller. */
+static inline int kvi_api_check_out(const struct kvmem_space *space, const void *out,
+                                    size_t expected)
+{
+    if (!space || !out)
+        return kvi_api_is_null(space ? "out" : "space");
+    return kvi_api_check_size(*(const uint32_t *)out, expected);
+}
+
 static inline int kvi_api_check_group(const struct kvmem_space *space, uint32_t group)
 {
     if (group < space->options.group_count)

@@ -96,10 +96,7 @@ int kvmem_seq_truncate(struct kvmem_space *space, struct kvmem_seq seq, uint64_t
 int kvmem_seq_info(const struct kvmem_space *space, struct kvmem_seq seq,
                    struct kvmem_seq_info *out)
 {
-    int code;
+    int code = kvi_api_check_out(space, out, sizeof(*out));
 
-    if (!space || !out)
-        return kvi_api_is_null(space ? "out" : "space");
-    code = kvi_api_check_size(out->size, sizeof(*out));
     return code ? code : kvi_seq_info(space, seq, out);
 }

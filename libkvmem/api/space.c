@@ -35,11 +35,8 @@ void kvmem_space_close(struct kvmem_space *space)
 int kvmem_space_geometry(const struct kvmem_space *space, uint32_t group,
                          struct kvmem_geometry *out)
 {
-    int code;
+    int code = kvi_api_check_out(space, out, sizeof(*out));
 
-    if (!space || !out)
-        return kvi_api_is_null(space ? "out" : "space");
-    code = kvi_api_check_size(out->size, sizeof(*out));
     if (!code)
         code = kvi_api_check_group(space, group);
     if (!code)
@@ -67,11 +64,8 @@ int32_t kvmem_space_scratch(struct kvmem_space *space, uint32_t group)
 int kvmem_space_capacity(const struct kvmem_space *space, struct kvmem_capacity *out)
 {
     const struct kvi_pool *pool;
-    int code;
+    int code = kvi_api_check_out(space, out, sizeof(*out));
 
-    if (!space || !out)
-        return kvi_api_is_null(space ? "out" : "space");
-    code = kvi_api_check_size(out->size, sizeof(*out));
     if (code)
         return code;
     pool = &space->pool;
@@ -117,11 +111,8 @@ int kvmem_space_trim(struct kvmem_space *space)
 int kvmem_space_stats(const struct kvmem_space *space, struct kvmem_space_stats *out)
 {
     const struct kvi_pool *pool;
-    int code;
+    int code = kvi_api_check_out(space, out, sizeof(*out));
 
-    if (!space || !out)
-        return kvi_api_is_null(space ? "out" : "space");
-    code = kvi_api_check_size(out->size, sizeof(*out));
     if (code)
         return code;
     pool = &space->pool;

@@ -17,26 +17,16 @@ static void set_up(void)
 {
     struct kvi_dir_options options = kvt_dir_options(24, 4);
 
-    world = kvt_world_create(&options);
-    first = kvt_join(world, KVMEM_ROLE_LEADER);
-    second = kvt_join(world, KVMEM_ROLE_LEADER);
+    world = kvt_world_of_two(&options, &first, &second);
     space = kvt_space(world, first, "a", KVT_SMALL, 0);
     got = kvt_get(world, first, space, 8);
     kvt_publish_all(world, first, space, 1, 6, got.blocks);
     kvt_forget(world);
 }
 
-static void check(void)
-{
-    char text[256];
-
-    cr_assert_eq(kvi_dir_check(world->dir, text, sizeof(text)), 0, "%s", text);
-}
-
 static void tear_down(void)
 {
-    check();
-    cr_assert(kvt_world_destroy(world));
+    kvt_world_end(world);
 }
 
 TestSuite(alloc, .init = set_up, .fini = tear_down, .timeout = 20);
@@ -56,7 +46,7 @@ static uint32_t fail_each(void (*act)(void), uint32_t client)
         world->fail_at = count + 1;
         act();
         world->fail_at = 0;
-        check();
+        kvt_world_check(world);
         if (world->failed == 0)
             return count;
         count++;
@@ -154,7 +144,7 @@ Test(alloc, blocks_request_that_found_something_keeps_it)
     world->fail_at = 3;
     kvt_request(world, first, space, 16, 0);
     cr_assert_eq(world->creating_count, 2);
-    check();
+    kvt_world_check(world);
     kvt_create_all(world, 0);
     cr_assert_eq(kvt_take_grants(world, first).block_count, 16); /* memory was there again */
 }

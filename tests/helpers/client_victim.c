@@ -14,9 +14,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "support/daemon.h"
 #include "support/engine.h"
 #include "support/phase.h"
+#include "support/spawn.h"
+#include "support/wire.h"
 
 #define WANTED_BLOCKS 64u
 

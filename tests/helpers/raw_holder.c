@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A client process that does to kvmemd what only another process can: raw_holder SOCKET. Its
- * standard input is a socket of the test's, from which it takes one-letter orders, each answered
+ * A client process that does to kvmemd what only another process can: raw_holder SOCKET.
+ * Descriptor 3 is a socket of the test's, from which it takes one-letter orders, each answered
  * with the same letter ('!' when it failed):
  *
  *   j  join and be granted 64 blocks of the space "held"     c  close the connection, live on
@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "support/raw_client.h"
+#include "support/spawn.h"
 
 static struct kvt_raw client = {.fd = -1, .status_fd = -1};
 static struct kvt_raw_message grant;
@@ -29,7 +30,7 @@ static int join(const char *socket_path)
 
 static int pass(void)
 {
-    struct kvt_raw to_test = {.fd = STDIN_FILENO, .status_fd = -1};
+    struct kvt_raw to_test = {.fd = KVT_GIFT_FD, .status_fd = -1};
 
     return kvt_raw_send_bytes(&to_test, "p", 1, &client.fd, 1) == 0;
 }
@@ -41,7 +42,7 @@ int main(int argc, char *argv[])
 
     if (argc != 2)
         return 2;
-    while (recv(STDIN_FILENO, &order, 1, 0) == 1 && order != 'x') {
+    while (recv(KVT_GIFT_FD, &order, 1, 0) == 1 && order != 'x') {
         answer = order;
         if (order == 'j' && !join(argv[1]))
             answer = '!';
@@ -49,7 +50,7 @@ int main(int argc, char *argv[])
             kvt_raw_close(&client);
         if (order == 'p' && pass())
             continue;
-        if (send(STDIN_FILENO, &answer, 1, MSG_NOSIGNAL) != 1)
+        if (send(KVT_GIFT_FD, &answer, 1, MSG_NOSIGNAL) != 1)
             return 1;
     }
     return 0;

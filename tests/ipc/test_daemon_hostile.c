@@ -16,10 +16,10 @@
 
 #include <kvmem/error.h>
 
-#include "support/daemon_process.h"
+#include "support/daemon.h"
 #include "support/raw_client.h"
 
-#define CALL_MS 1000
+#define CALL_NS KVT_MS(1000)
 
 static struct kvt_daemon daemon_;
 static struct kvt_raw good;
@@ -27,37 +27,37 @@ static struct kvt_raw bad;
 static struct kvi_msg_stats_reply stats;
 static struct kvt_raw_message message;
 static int fd_count;
-static int64_t slowest_ms;
+static uint64_t slowest_ns;
 
 /* A call of the good client. */
 static void call(void)
 {
-    int64_t start_ms = kvt_now_ms();
+    uint64_t start_ns = kvt_now_ns();
 
     cr_assert(kvt_raw_stats(&good, &stats), "the good client suffers");
-    if (kvt_now_ms() - start_ms > slowest_ms)
-        slowest_ms = kvt_now_ms() - start_ms;
-    cr_assert_lt(slowest_ms, CALL_MS);
+    if (kvt_now_ns() - start_ns > slowest_ns)
+        slowest_ns = kvt_now_ns() - start_ns;
+    cr_assert_lt(slowest_ns, (uint64_t)CALL_NS);
 }
 
 static void prepare(void)
 {
     static const char *const small[] = {"--device-bytes", "64MiB", NULL};
 
-    cr_assert(kvt_daemon_prepare(&daemon_));
-    cr_assert(kvt_daemon_start(&daemon_, small));
+    kvt_daemon_prepare(&daemon_);
+    kvt_daemon_start(&daemon_, small);
     cr_assert(kvt_raw_join(&good, daemon_.socket_path, "good"));
     call();
-    fd_count = kvt_process_fd_count(daemon_.pid);
+    fd_count = kvt_process_fd_count(daemon_.process.pid);
     bad.fd = bad.status_fd = -1;
 }
 
 static void end(void)
 {
     kvt_raw_close(&bad);
-    for (int i = 0; i < 500 && kvt_process_fd_count(daemon_.pid) != fd_count; i++)
-        kvt_sleep_ms(2);
-    cr_expect_eq(kvt_process_fd_count(daemon_.pid), fd_count);
+    for (int i = 0; i < 500 && kvt_process_fd_count(daemon_.process.pid) != fd_count; i++)
+        kvt_sleep_ns(KVT_MS(2));
+    cr_expect_eq(kvt_process_fd_count(daemon_.process.pid), fd_count);
     call();
     cr_expect_eq(stats.client_count, 1);
     cr_expect(kvt_raw_goodbye(&good));
@@ -176,7 +176,7 @@ Test(daemon_hostile, descriptors)
     int fds[253];
 
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
-        fds[i] = daemon_.pid > 0 ? good.status_fd : -1;
+        fds[i] = daemon_.process.pid > 0 ? good.status_fd : -1;
     send_and_be_dropped(&request, sizeof(request), fds, 1);
     send_and_be_dropped(&request, sizeof(request), fds, 16);
     send_and_be_dropped(&request, sizeof(request), fds, 253);
@@ -198,13 +198,14 @@ Test(daemon_hostile, a_bad_field_is_answered_and_forgiven)
 
 Test(daemon_hostile, silence_instead_of_hello)
 {
-    int64_t start_ms = kvt_now_ms();
+    uint64_t start_ns = kvt_now_ns();
+    int64_t took_ns;
 
     cr_assert_eq(kvt_raw_connect(&bad, daemon_.socket_path), 0);
     cr_assert(kvt_raw_is_ended(&bad, 5000));
-    cr_assert(kvt_now_ms() - start_ms >= 990 && kvt_now_ms() - start_ms < 1500, "%" PRId64 " ms",
-              kvt_now_ms() - start_ms);
-    cr_assert(kvt_daemon_logged(&daemon_, "no hello within a second", 1000));
+    took_ns = (int64_t)(kvt_now_ns() - start_ns);
+    cr_assert(took_ns >= KVT_MS(990) && took_ns < KVT_MS(1500), "%" PRId64 " ns", took_ns);
+    cr_assert(kvt_daemon_logged(&daemon_, "no hello within a second", KVT_MS(1000)));
 }
 
 Test(daemon_hostile, no_version_in_common)
@@ -238,7 +239,7 @@ Test(daemon_hostile, one_that_does_not_read)
     }
     cr_assert(rc == -EPIPE || rc == -ECONNRESET, "%d after %d messages", rc, sent);
     call();
-    cr_assert(kvt_daemon_logged(&daemon_, "it does not read", 1000));
+    cr_assert(kvt_daemon_logged(&daemon_, "it does not read", KVT_MS(1000)));
 }
 
 /* ---- floods ---- */
@@ -273,12 +274,12 @@ Test(daemon_hostile, floods_do_not_starve_others)
 
     for (int i = 0; i < 4; i++)
         cr_assert_eq(pthread_create(&threads[i], NULL, flood, NULL), 0);
-    for (int i = 0; i < 300; i++)
+    /* The flood may be late; the test's limit ends it. */
+    for (int i = 0; i < 300 || answered < 10000; i++)
         call();
     is_over = true;
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
-    cr_assert_gt(answered, 1000, "there was no flood");
 }
 
 Test(daemon_hostile, a_flood_of_connections)

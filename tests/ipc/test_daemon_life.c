@@ -16,7 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "support/daemon_process.h"
+#include "support/daemon.h"
 #include "support/raw_client.h"
 
 static struct kvt_daemon daemon_;
@@ -25,7 +25,7 @@ static char text[64 * 1024];
 
 static void prepare(void)
 {
-    cr_assert(kvt_daemon_prepare(&daemon_), "no directory of our own");
+    kvt_daemon_prepare(&daemon_);
 }
 
 static void end(void)
@@ -41,31 +41,12 @@ static const char *log_text(void)
     return text;
 }
 
-/* Run kvmemd with these options until it ends by itself. */
-static int run(const char *const *options)
-{
-    struct kvt_daemon other = daemon_;
-    const char *command[16] = {kvt_build_path("bin/kvmemd")};
-    int status;
-
-    for (int i = 0; options[i] != NULL; i++)
-        command[1 + i] = options[i];
-    other.pid = 0;
-    cr_assert(kvt_daemon_spawn(&other, command));
-    status = kvt_daemon_wait(&other, KVT_DAEMON_TIMEOUT_MS);
-    if (status < 0) {
-        kill(other.pid, SIGKILL);
-        kvt_daemon_wait(&other, KVT_DAEMON_TIMEOUT_MS);
-    }
-    return status;
-}
-
 Test(daemon_life, starts_serves_and_stops)
 {
     struct stat status;
     struct kvt_raw client;
 
-    cr_assert(kvt_daemon_start(&daemon_, small), "%s", log_text());
+    kvt_daemon_start(&daemon_, small);
     cr_assert(strstr(log_text(), "ready: device host, 0.1 GiB in 64 segments") != NULL, "%s", text);
     cr_assert(strstr(text, daemon_.socket_path) != NULL, "%s", text);
     cr_assert_eq(stat(daemon_.socket_path, &status), 0);
@@ -84,9 +65,9 @@ Test(daemon_life, a_second_one_is_refused)
     char expected[256];
     struct kvt_raw client;
 
-    cr_assert(kvt_daemon_start(&daemon_, small));
-    cr_assert_eq(run(again), 1);
-    snprintf(expected, sizeof(expected), "another kvmemd (pid %d) serves %s", (int)daemon_.pid,
+    kvt_daemon_start(&daemon_, small);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, again), 1);
+    snprintf(expected, sizeof(expected), "another kvmemd (pid %d) serves %s", daemon_.process.pid,
              daemon_.socket_path);
     cr_assert(strstr(log_text(), expected) != NULL, "wanted '%s' in: %s", expected, text);
     cr_assert(kvt_raw_join(&client, daemon_.socket_path, "still"), "the first one was disturbed");
@@ -102,7 +83,7 @@ Test(daemon_life, a_foreign_listener_without_lock_is_not_displaced)
     strcpy(address.sun_path, daemon_.socket_path);
     cr_assert_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     cr_assert_eq(listen(fd, 1), 0);
-    cr_assert_eq(run(options), 1);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, options), 1);
     cr_assert(strstr(log_text(), "serves") != NULL, "%s", text);
     close(fd);
 }
@@ -112,11 +93,11 @@ Test(daemon_life, a_dead_ones_socket_is_taken_over)
     struct stat status;
     struct kvt_raw client;
 
-    cr_assert(kvt_daemon_start(&daemon_, small));
-    kill(daemon_.pid, SIGKILL);
-    cr_assert_eq(kvt_daemon_wait(&daemon_, 5000), 128 + SIGKILL);
+    kvt_daemon_start(&daemon_, small);
+    kill(daemon_.process.pid, SIGKILL);
+    cr_assert_eq(kvt_daemon_wait(&daemon_, KVT_MS(5000)), 128 + SIGKILL);
     cr_assert_eq(stat(daemon_.socket_path, &status), 0, "SIGKILL leaves the socket");
-    cr_assert(kvt_daemon_start(&daemon_, small), "%s", log_text());
+    kvt_daemon_start(&daemon_, small);
     cr_assert(kvt_raw_join(&client, daemon_.socket_path, "one"));
     kvt_raw_close(&client);
 }
@@ -129,7 +110,7 @@ Test(daemon_life, what_is_no_socket_is_left_alone)
     cr_assert(file != NULL);
     fputs("precious", file);
     fclose(file);
-    cr_assert_eq(run(options), 1);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, options), 1);
     cr_assert(strstr(log_text(), "exists and is no socket") != NULL, "%s", text);
     file = fopen(daemon_.socket_path, "r");
     cr_assert(fgets(text, sizeof(text), file) != NULL);
@@ -146,7 +127,7 @@ Test(daemon_life, a_link_in_place_of_the_lock_is_not_followed)
     snprintf(lock, sizeof(lock), "%s.lock", daemon_.socket_path);
     snprintf(victim, sizeof(victim), "%s/victim", daemon_.directory);
     cr_assert_eq(symlink(victim, lock), 0);
-    cr_assert_eq(run(options), 1);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, options), 1);
     cr_assert_eq(access(victim, F_OK), -1);
 }
 
@@ -159,28 +140,26 @@ Test(daemon_life, a_directory_that_others_may_write_is_refused)
     const char *const missing[] = {"--socket", "/nonexistent-kvmem/kvmemd.sock", NULL};
 
     chmod(daemon_.directory, 0777);
-    cr_assert_eq(run(options), 1);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, options), 1);
     cr_assert(strstr(log_text(), "mode 0777") != NULL, "%s", text);
     chmod(daemon_.directory, 0700);
     snprintf(link_path, sizeof(link_path), "%s/link", daemon_.directory);
     snprintf(below_link, sizeof(below_link), "%s/kvmemd.sock", link_path);
     cr_assert_eq(symlink(daemon_.directory, link_path), 0);
-    cr_assert_eq(run(linked), 1);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, linked), 1);
     cr_assert(strstr(log_text(), "symbolic link") != NULL, "%s", text);
-    cr_assert_eq(run(missing), 1);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, missing), 1);
     cr_assert(strstr(log_text(), "directory /nonexistent-kvmem") != NULL, "%s", text);
 }
 
 /* Start kvmemd as `kvmemd` alone, in a runtime directory of the test's. */
-static int run_without_arguments(void)
+static bool run_without_arguments(void)
 {
-    const char *const command[] = {kvt_build_path("bin/kvmemd"), NULL};
-
     unlink(daemon_.log_path);
     unsetenv("KVMEM_SOCKET");
     setenv("XDG_RUNTIME_DIR", daemon_.directory, 1);
-    cr_assert(kvt_daemon_spawn(&daemon_, command));
-    return kvt_daemon_logged(&daemon_, "kvmemd: ready: ", KVT_DAEMON_TIMEOUT_MS);
+    kvt_daemon_spawn(&daemon_, "bin/kvmemd", NULL);
+    return kvt_daemon_logged(&daemon_, "kvmemd: ready: ", KVT_DAEMON_LIMIT);
 }
 
 Test(daemon_life, without_arguments_it_makes_a_private_directory)
@@ -200,7 +179,7 @@ Test(daemon_life, without_arguments_it_makes_a_private_directory)
     cr_assert_eq(kvt_daemon_stop(&daemon_), 0);
     chmod(directory, 0750);
     cr_assert_not(run_without_arguments());
-    cr_assert_eq(kvt_daemon_wait(&daemon_, 5000), 1);
+    cr_assert_eq(kvt_daemon_wait(&daemon_, KVT_MS(5000)), 1);
     cr_assert(strstr(log_text(), "mode 0750, expected 0700") != NULL, "%s", text);
 }
 
@@ -229,7 +208,7 @@ static void hears_both(const char *name)
     int fd = notify_socket(name);
     ssize_t bytes;
 
-    cr_assert(kvt_daemon_start(&daemon_, small), "%s", log_text());
+    kvt_daemon_start(&daemon_, small);
     bytes = recv(fd, text, sizeof(text), 0);
     cr_assert(bytes == 7 && memcmp(text, "READY=1", 7) == 0, "%zd bytes", bytes);
     cr_assert_eq(kvt_daemon_stop(&daemon_), 0);
@@ -257,7 +236,7 @@ Test(daemon_life, notifies_an_abstract_address)
 Test(daemon_life, a_notify_socket_that_is_not_there_changes_nothing)
 {
     setenv("NOTIFY_SOCKET", "/nonexistent-kvmem/notify", 1);
-    cr_assert(kvt_daemon_start(&daemon_, small), "%s", log_text());
+    kvt_daemon_start(&daemon_, small);
 }
 
 /* ---- signals ---- */
@@ -268,20 +247,21 @@ Test(daemon_life, sigterm_drains)
     struct kvt_raw stays;
     struct kvt_raw leaves;
     struct kvt_raw late;
-    int64_t start_ms;
+    uint64_t start_ns;
 
-    cr_assert(kvt_daemon_start(&daemon_, small));
+    kvt_daemon_start(&daemon_, small);
     cr_assert(kvt_raw_join(&stays, daemon_.socket_path, "stays"));
     cr_assert(kvt_raw_join(&leaves, daemon_.socket_path, "leaves"));
-    start_ms = kvt_now_ms();
-    kill(daemon_.pid, SIGTERM);
+    start_ns = kvt_now_ns();
+    kill(daemon_.process.pid, SIGTERM);
     cr_assert_eq(kvt_raw_receive(&stays, &message, 5000), KVT_RAW_MESSAGE);
     cr_assert_eq(message.as.header.opcode, KVI_OP_DRAINING);
     cr_assert_eq(message.as.draining.deadline_ns, 1000000000u);
     cr_assert(kvt_raw_goodbye(&leaves), "requests are still answered");
     cr_assert_lt(kvt_raw_connect(&late, daemon_.socket_path), 0);
-    cr_assert_eq(kvt_daemon_wait(&daemon_, 5000), 0, "%s", log_text());
-    cr_assert_geq(kvt_now_ms() - start_ms, 900, "the deadline is for those who stay");
+    cr_assert_eq(kvt_daemon_wait(&daemon_, KVT_MS(5000)), 0, "%s", log_text());
+    cr_assert_geq(kvt_now_ns() - start_ns, (uint64_t)KVT_MS(900),
+                  "the deadline is for those who stay");
     cr_assert(kvt_raw_is_ended(&stays, 1000));
     kvt_raw_close(&stays);
     kvt_raw_close(&leaves);
@@ -289,27 +269,27 @@ Test(daemon_life, sigterm_drains)
 
 Test(daemon_life, sigterm_does_not_wait_for_nobody)
 {
-    int64_t start_ms;
+    uint64_t start_ns;
 
-    cr_assert(kvt_daemon_start(&daemon_, small));
-    start_ms = kvt_now_ms();
+    kvt_daemon_start(&daemon_, small);
+    start_ns = kvt_now_ns();
     cr_assert_eq(kvt_daemon_stop(&daemon_), 0);
-    cr_assert_lt(kvt_now_ms() - start_ms, 900);
+    cr_assert_lt(kvt_now_ns() - start_ns, (uint64_t)KVT_MS(900));
 }
 
 Test(daemon_life, a_second_signal_ends_at_once)
 {
     struct kvt_raw stays;
-    int64_t start_ms;
+    uint64_t start_ns;
 
-    cr_assert(kvt_daemon_start(&daemon_, small));
+    kvt_daemon_start(&daemon_, small);
     cr_assert(kvt_raw_join(&stays, daemon_.socket_path, "stays"));
-    start_ms = kvt_now_ms();
-    kill(daemon_.pid, SIGINT);
-    cr_assert(kvt_daemon_logged(&daemon_, "1 clients have", 5000));
-    kill(daemon_.pid, SIGINT);
-    cr_assert_eq(kvt_daemon_wait(&daemon_, 5000), 0);
-    cr_assert_lt(kvt_now_ms() - start_ms, 900);
+    start_ns = kvt_now_ns();
+    kill(daemon_.process.pid, SIGINT);
+    cr_assert(kvt_daemon_logged(&daemon_, "1 clients have", KVT_MS(5000)));
+    kill(daemon_.process.pid, SIGINT);
+    cr_assert_eq(kvt_daemon_wait(&daemon_, KVT_MS(5000)), 0);
+    cr_assert_lt(kvt_now_ns() - start_ns, (uint64_t)KVT_MS(900));
     kvt_raw_close(&stays);
 }
 
@@ -317,9 +297,9 @@ Test(daemon_life, sighup_and_sigpipe_are_nothing)
 {
     struct kvt_raw client;
 
-    cr_assert(kvt_daemon_start(&daemon_, small));
-    kill(daemon_.pid, SIGHUP);
-    kill(daemon_.pid, SIGPIPE);
+    kvt_daemon_start(&daemon_, small);
+    kill(daemon_.process.pid, SIGHUP);
+    kill(daemon_.process.pid, SIGPIPE);
     cr_assert(kvt_raw_join(&client, daemon_.socket_path, "one"));
     kvt_raw_close(&client);
 }
@@ -332,7 +312,7 @@ Test(daemon_life, too_few_descriptors_are_refused_with_numbers)
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max = 1000;
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
-    cr_assert_eq(run(options), 1);
+    cr_assert_eq(kvt_daemon_run_other(&daemon_, options), 1);
     cr_assert(strstr(log_text(),
                      "at most 1000 descriptors may be open here, 17312 are needed: "
                      "one for each of 128 segments, 67 for each of 256 clients") != NULL,
@@ -343,17 +323,14 @@ Test(daemon_life, too_few_descriptors_are_refused_with_numbers)
 
 Test(daemon_life, without_io_uring_it_serves_all_the_same)
 {
-    char helper[4096];
+    char kvmemd[512];
+    const char *const arguments[] = {kvmemd, "--socket", daemon_.socket_path, NULL};
     struct kvt_raw client;
     struct kvi_msg_stats_reply stats;
 
-    snprintf(helper, sizeof(helper), "%s", kvt_build_path("tests/helpers/without_uring"));
-    const char *const command[] = {helper, kvt_build_path("bin/kvmemd"), "--socket",
-                                   daemon_.socket_path, NULL};
-
-    cr_assert(kvt_daemon_spawn(&daemon_, command));
-    cr_assert(kvt_daemon_logged(&daemon_, "kvmemd: ready: ", KVT_DAEMON_TIMEOUT_MS), "%s",
-              log_text());
+    snprintf(kvmemd, sizeof(kvmemd), "%s", kvt_program_path("bin/kvmemd"));
+    kvt_daemon_spawn(&daemon_, "tests/helpers/without_uring", arguments);
+    cr_assert(kvt_daemon_logged(&daemon_, "kvmemd: ready: ", KVT_DAEMON_LIMIT), "%s", log_text());
     cr_assert(strstr(log_text(), "io_uring is not available (Operation not permitted)") != NULL,
               "%s", text);
     cr_assert(strstr(text, "loop poll") != NULL, "%s", text);

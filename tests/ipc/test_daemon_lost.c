@@ -16,6 +16,7 @@
 
 #include "support/daemon.h"
 #include "support/engine.h"
+#include "support/shell.h"
 
 #define LOSSES       20u
 #define CALL_NS      KVT_MS(2500) /* a call that finds the daemon gone: half its time limit */
@@ -26,7 +27,7 @@
 #define KEPT_BLOCKS  40u
 #define LOCAL_TOKENS 5u
 
-static struct kvt_kvmemd daemon_;
+static struct kvt_daemon daemon_;
 static struct kvt_self before;
 
 /* ---- call by call ---- */
@@ -113,19 +114,19 @@ Test(ipc_daemon_lost, every_call_says_so_and_memory_stays_readable, .timeout = T
     struct kvt_process shells[REMOTE_COUNT], late;
 
     before = kvt_self_count();
-    kvt_kvmemd_start(&daemon_, "4MiB", "4KiB");
+    kvt_daemon_start_observed(&daemon_, "4MiB", "4KiB");
     for (uint32_t i = 0; i < REMOTE_COUNT; i++) {
         kvt_shell_start(&shells[i], &daemon_, remote[i], "shared");
         kvt_shell(&shells[i], "ok", i ? "get 1 %u" : "put 1 %u", KEPT_BLOCKS);
         kvt_shell(&shells[i], "ok", "open 2 3");
         kvt_shell(&shells[i], "ok", "reserve 4 1000");
     }
-    kvt_kvmemd_kill(&daemon_);
+    kvt_daemon_kill(&daemon_);
     for (uint32_t i = 0; i < REMOTE_COUNT - 1; i++)
         use_without_daemon(&shells[i], remote[i]);
     expect_nobody_listens();
 
-    kvt_kvmemd_restart(&daemon_); /* on the dead one's socket */
+    kvt_daemon_start_observed(&daemon_, "4MiB", "4KiB"); /* on the dead one's socket */
     kvt_shell_start(&late, &daemon_, "late", "shared");
     cr_assert_eq(kvt_answer_number(kvt_shell(&late, "ok", "get 1 8"), "hits"), 0);
     kvt_shell(&late, "ok", "put 1 8");
@@ -133,7 +134,7 @@ Test(ipc_daemon_lost, every_call_says_so_and_memory_stays_readable, .timeout = T
     use_without_daemon(&shells[REMOTE_COUNT - 1], remote[REMOTE_COUNT - 1]);
     cr_assert_eq(kvt_answer_number(kvt_shell(&late, "ok", "verify 1"), "wrong"), 0);
     kvt_shell_end(&late);
-    kvt_kvmemd_stop(&daemon_);
+    kvt_daemon_end_observed(&daemon_);
     cr_assert(kvt_self_is(&before));
 }
 
@@ -144,7 +145,7 @@ Test(ipc_daemon_lost, who_waits_is_woken, .timeout = TIME_LIMIT)
     struct kvt_process sleeper, owner, asker;
 
     before = kvt_self_count();
-    kvt_kvmemd_start(&daemon_, "4MiB", "4KiB");
+    kvt_daemon_start_observed(&daemon_, "4MiB", "4KiB");
     kvt_shell_start(&sleeper, &daemon_, "sleeper", "shared");
     kvt_shell_start(&owner, &daemon_, "owner", "shared");
     kvt_shell_start(&asker, &daemon_, "asker", "shared");
@@ -153,7 +154,7 @@ Test(ipc_daemon_lost, who_waits_is_woken, .timeout = TIME_LIMIT)
     kvt_sleep_ns(KVT_MS(20));
     kvt_tell(&asker, "reserve 16 60000"); /* refused after 50 ms; the daemon dies before */
     kvt_sleep_ns(KVT_MS(5));
-    kvt_kvmemd_kill(&daemon_);
+    kvt_daemon_kill(&daemon_);
     expect_woken(&sleeper, "dispatch 60000");
     expect_woken(&asker, "reserve 16 60000");
     kvt_tell(&owner, "dispatch 60000");
@@ -161,7 +162,7 @@ Test(ipc_daemon_lost, who_waits_is_woken, .timeout = TIME_LIMIT)
     kvt_shell_end(&sleeper);
     kvt_shell_end(&asker);
     kvt_shell_end(&owner);
-    kvt_kvmemd_remove(&daemon_);
+    kvt_daemon_end(&daemon_);
     cr_assert(kvt_self_is(&before));
 }
 
@@ -205,14 +206,11 @@ Test(ipc_daemon_lost, killed_under_load_again_and_again, .timeout = 2 * TIME_LIM
 
     before = kvt_self_count();
     for (uint32_t done = 0; done < losses; done++) {
-        if (done == 0)
-            kvt_kvmemd_start(&daemon_, "4MiB", "4KiB");
-        else
-            kvt_kvmemd_restart(&daemon_);
+        kvt_daemon_start_observed(&daemon_, "4MiB", "4KiB");
         for (int i = 0; i < CLIENTS; i++)
             start_load(&load[i], &random);
         kvt_sleep_ns((int64_t)(kvt_random(&random) % (uint64_t)KVT_MS(60)));
-        kvt_kvmemd_kill(&daemon_);
+        kvt_daemon_kill(&daemon_);
         for (int i = 0; i < CLIENTS; i++) {
             uint64_t ns = expect_lost(&load[i]);
 
@@ -221,7 +219,7 @@ Test(ipc_daemon_lost, killed_under_load_again_and_again, .timeout = 2 * TIME_LIM
     }
     printf("%u daemons killed under %d clients; the slowest call that found out took %.2f ms\n",
            losses, CLIENTS, (double)worst / 1e6);
-    kvt_kvmemd_remove(&daemon_);
+    kvt_daemon_end(&daemon_);
     cr_assert(kvt_self_is(&before));
 }
 
@@ -244,7 +242,7 @@ Test(ipc_daemon_lost, a_silent_daemon_is_a_time_out, .timeout = TIME_LIMIT)
     int hits;
 
     before = kvt_self_count();
-    kvt_kvmemd_start(&daemon_, "4MiB", "4KiB");
+    kvt_daemon_start_observed(&daemon_, "4MiB", "4KiB");
     kvt_must(kvt_engine_open(&engine, &options), "open");
     for (uint64_t stream = 1; stream <= 2; stream++) {
         kvt_must(kvt_engine_put(&engine, stream, 8, KVT_MS(1000), &seq), "put");
@@ -269,6 +267,6 @@ Test(ipc_daemon_lost, a_silent_daemon_is_a_time_out, .timeout = TIME_LIMIT)
         cr_assert_eq(kvmem_client_check(engine.client), 0, "%s", kvmem_error_detail()->text);
     }
     kvt_engine_close(&engine);
-    kvt_kvmemd_stop(&daemon_);
+    kvt_daemon_end_observed(&daemon_);
     cr_assert(kvt_self_is(&before));
 }

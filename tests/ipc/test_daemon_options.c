@@ -4,19 +4,18 @@
  * line that names option and range; and those values that are fine.
  */
 #include <criterion/criterion.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "support/daemon_process.h"
+#include "support/daemon.h"
 
 static struct kvt_daemon daemon_;
 static char text[64 * 1024];
 
 static void prepare(void)
 {
-    cr_assert(kvt_daemon_prepare(&daemon_));
+    kvt_daemon_prepare(&daemon_);
 }
 
 static void end(void)
@@ -29,16 +28,11 @@ TestSuite(daemon_options, .init = prepare, .fini = end, .timeout = 60);
 /* Run kvmemd with up to four arguments; its output is in `text`. */
 static int run(const char *a, const char *b, const char *c, const char *d)
 {
-    const char *const command[] = {kvt_build_path("bin/kvmemd"), a, b, c, d, NULL};
+    const char *const arguments[] = {a, b, c, d, NULL};
     int status;
 
     unlink(daemon_.log_path);
-    cr_assert(kvt_daemon_spawn(&daemon_, command));
-    status = kvt_daemon_wait(&daemon_, KVT_DAEMON_TIMEOUT_MS);
-    if (status < 0) {
-        kill(daemon_.pid, SIGKILL);
-        kvt_daemon_wait(&daemon_, KVT_DAEMON_TIMEOUT_MS);
-    }
+    status = kvt_daemon_run_other(&daemon_, arguments);
     kvt_daemon_log(&daemon_, text, sizeof(text));
     return status;
 }
@@ -151,11 +145,11 @@ Test(daemon_options, good_ones)
                                    "--granule-bytes=16MiB", NULL};
     const char *const smallest[] = {"--device-bytes", "1048576", "--granule-bytes", "4KiB", NULL};
 
-    cr_expect(kvt_daemon_start(&daemon_, largest));
+    kvt_daemon_start(&daemon_, largest);
     cr_expect(kvt_daemon_logged(&daemon_, "1.0 GiB in 64 segments of 16384 KiB, granule 16384 KiB",
-                                1000));
+                                KVT_MS(1000)));
     cr_expect_eq(kvt_daemon_stop(&daemon_), 0);
-    cr_expect(kvt_daemon_start(&daemon_, smallest));
-    cr_expect(kvt_daemon_logged(&daemon_, "in 64 segments of 16 KiB, granule 4 KiB", 1000));
+    kvt_daemon_start(&daemon_, smallest);
+    cr_expect(kvt_daemon_logged(&daemon_, "in 64 segments of 16 KiB, granule 4 KiB", KVT_MS(1000)));
     cr_expect_eq(kvt_daemon_stop(&daemon_), 0);
 }

@@ -8,20 +8,18 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <kvmem/error.h>
+#include <kvmem.h>
 
-#include "support/daemon_process.h"
+#include "support/daemon.h"
 #include "support/raw_client.h"
 
-#define RECLAIM_MS 100
+#define RECLAIM_NS KVT_MS(100)
 
 static struct kvt_daemon daemon_;
 static struct kvt_raw watcher;
@@ -32,8 +30,8 @@ static void prepare(void)
 {
     static const char *const small[] = {"--device-bytes", "64MiB", NULL};
 
-    cr_assert(kvt_daemon_prepare(&daemon_));
-    cr_assert(kvt_daemon_start(&daemon_, small));
+    kvt_daemon_prepare(&daemon_);
+    kvt_daemon_start(&daemon_, small);
     cr_assert(kvt_raw_join(&watcher, daemon_.socket_path, "watcher"));
 }
 
@@ -61,41 +59,38 @@ static void look(void)
     cr_assert(false, "the watcher is not answered; the log: %s", log);
 }
 
-/* Wait until that many clients were taken back; milliseconds that took, −1 when it did not come. */
-static int64_t reclaimed(uint64_t count, int timeout_ms)
+/* Wait until that many clients were taken back; how long that took, −1 when it did not come. */
+static int64_t reclaimed_ns(uint64_t count, int64_t timeout_ns)
 {
-    int64_t start_ms = kvt_now_ms();
+    uint64_t start_ns = kvt_now_ns();
 
     for (;;) {
         look();
         if (stats.reclaimed_clients >= count)
-            return kvt_now_ms() - start_ms;
-        if (kvt_now_ms() - start_ms > timeout_ms)
+            return (int64_t)(kvt_now_ns() - start_ns);
+        if (kvt_now_ns() - start_ns > (uint64_t)timeout_ns)
             return -1;
-        kvt_sleep_ms(1);
+        kvt_sleep_ns(KVT_MS(1));
     }
 }
 
 /* ---- a process of its own ---- */
 
 struct holder {
-    pid_t pid;
-    int fd;
+    struct kvt_process process;
+    int fd; /* our end of what it takes orders from */
 };
 
 static void holder_start(struct holder *holder)
 {
-    const char *path = kvt_build_path("tests/helpers/raw_holder");
-    char *const command[] = {(char *)(uintptr_t)path, daemon_.socket_path, NULL};
-    posix_spawn_file_actions_t actions;
+    struct kvt_spawn_options options = {.program = "tests/helpers/raw_holder",
+                                        .arguments = {daemon_.socket_path}};
     struct timeval timeout = {.tv_sec = 10};
     int pair[2];
 
     cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, pair[1], STDIN_FILENO);
-    cr_assert_eq(posix_spawn(&holder->pid, path, &actions, NULL, command, NULL), 0, "%s", path);
-    posix_spawn_file_actions_destroy(&actions);
+    options.gift = pair[1];
+    kvt_spawn(&holder->process, &options);
     close(pair[1]);
     setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
     holder->fd = pair[0];
@@ -112,20 +107,18 @@ static void order(struct holder *holder, char letter)
 
 static void holder_end(struct holder *holder, int signal_number)
 {
-    int status;
-
     if (signal_number != 0)
-        kill(holder->pid, signal_number);
+        kill(holder->process.pid, signal_number);
     else
         send(holder->fd, "x", 1, MSG_NOSIGNAL);
-    cr_assert_eq(waitpid(holder->pid, &status, 0), holder->pid);
+    kvt_reap(&holder->process, KVT_DAEMON_LIMIT);
     close(holder->fd);
 }
 
 Test(daemon_reclaim, end_of_file_quarantines_and_exit_reclaims)
 {
     struct holder holder;
-    int64_t took_ms;
+    int64_t took_ns;
 
     holder_start(&holder);
     order(&holder, 'j');
@@ -133,13 +126,13 @@ Test(daemon_reclaim, end_of_file_quarantines_and_exit_reclaims)
     cr_assert_eq(stats.client_count, 2);
     cr_assert_eq(stats.owned_segments, 1);
     order(&holder, 'c');
-    cr_assert(kvt_daemon_logged(&daemon_, "closed by the client, without goodbye", 5000));
-    cr_assert_eq(reclaimed(1, 300), -1, "taken back while its process lives");
+    cr_assert(kvt_daemon_logged(&daemon_, "closed by the client, without goodbye", KVT_MS(5000)));
+    cr_assert_eq(reclaimed_ns(1, KVT_MS(300)), -1, "taken back while its process lives");
     cr_assert_eq(stats.client_count, 2);
     cr_assert_eq(stats.idle_blocks, 0, "free for others while its process may write");
     holder_end(&holder, 0);
-    took_ms = reclaimed(1, 5000);
-    cr_assert(took_ms >= 0 && took_ms <= RECLAIM_MS, "%" PRId64 " ms", took_ms);
+    took_ns = reclaimed_ns(1, KVT_MS(5000));
+    cr_assert(took_ns >= 0 && took_ns <= RECLAIM_NS, "%" PRId64 " ns", took_ns);
     cr_assert_eq(stats.client_count, 1);
     cr_assert_eq(stats.owner_blocks, 0);
 }
@@ -148,13 +141,13 @@ Test(daemon_reclaim, a_kill_reclaims_within_100_ms)
 {
     for (uint64_t round = 1; round <= 10; round++) {
         struct holder holder;
-        int64_t took_ms;
+        int64_t took_ns;
 
         holder_start(&holder);
         order(&holder, 'j');
         holder_end(&holder, SIGKILL);
-        took_ms = reclaimed(round, 5000);
-        cr_assert(took_ms >= 0 && took_ms <= RECLAIM_MS, "%" PRId64 " ms", took_ms);
+        took_ns = reclaimed_ns(round, KVT_MS(5000));
+        cr_assert(took_ns >= 0 && took_ns <= RECLAIM_NS, "%" PRId64 " ns", took_ns);
         cr_assert_eq(stats.owned_segments, 0);
         cr_assert_eq(stats.owner_blocks, 0);
         cr_assert_eq(stats.leaked_blocks, 0);
@@ -167,11 +160,11 @@ Test(daemon_reclaim, a_stopped_process_keeps_what_it_has)
 
     holder_start(&holder);
     order(&holder, 'j');
-    kill(holder.pid, SIGSTOP);
-    cr_assert_eq(reclaimed(1, 300), -1);
+    kill(holder.process.pid, SIGSTOP);
+    cr_assert_eq(reclaimed_ns(1, KVT_MS(300)), -1);
     cr_assert_eq(stats.owned_segments, 1);
     holder_end(&holder, SIGKILL);
-    cr_assert_geq(reclaimed(1, 5000), 0);
+    cr_assert_geq(reclaimed_ns(1, KVT_MS(5000)), 0);
 }
 
 Test(daemon_reclaim, a_socket_handed_on_dies_with_its_process)
@@ -193,7 +186,7 @@ Test(daemon_reclaim, a_socket_handed_on_dies_with_its_process)
     cr_assert(kvt_raw_stats(&handed, &theirs), "it works while the process lives");
     holder_end(&holder, 0);
     cr_assert(kvt_raw_is_ended(&handed, 1000), "it outlived its process");
-    cr_assert_geq(reclaimed(1, 5000), 0);
+    cr_assert_geq(reclaimed_ns(1, KVT_MS(5000)), 0);
     kvt_raw_close(&handed);
 }
 
@@ -233,12 +226,12 @@ static void come_and_go(int rounds)
 /* When the daemon has seen the last of them. */
 static int settled_fd_count(void)
 {
-    int64_t deadline_ms = kvt_now_ms() + 5000;
+    uint64_t deadline_ns = kvt_now_ns() + (uint64_t)KVT_MS(5000);
 
     do
         look();
-    while (stats.client_count > 1 && kvt_now_ms() < deadline_ms);
-    return kvt_process_fd_count(daemon_.pid);
+    while (stats.client_count > 1 && kvt_now_ns() < deadline_ns);
+    return kvt_process_fd_count(daemon_.process.pid);
 }
 
 Test(daemon_reclaim, a_thousand_connections_leave_nothing)
@@ -248,10 +241,10 @@ Test(daemon_reclaim, a_thousand_connections_leave_nothing)
 
     come_and_go(200);
     fd_count = settled_fd_count();
-    more_bytes = -kvt_process_resident_bytes(daemon_.pid);
+    more_bytes = -kvt_process_resident_bytes(daemon_.process.pid);
     come_and_go(1000);
     cr_assert_eq(settled_fd_count(), fd_count);
-    more_bytes += kvt_process_resident_bytes(daemon_.pid);
+    more_bytes += kvt_process_resident_bytes(daemon_.process.pid);
 #ifdef KVI_SANITIZE
     cr_log_info("%" PRId64 " bytes more; the sanitizer keeps what is freed", more_bytes);
 #else
@@ -273,6 +266,14 @@ Test(daemon_reclaim, the_last_place_is_answered_and_comes_free)
     cr_assert(strstr(message.as.error.text, "256") != NULL, "%s", message.as.error.text);
     cr_assert(kvt_raw_is_ended(&extra, 1000));
     kvt_raw_close(&extra);
+    for (int i = 0; i < 50; i++) { /* the library, too, says why, whoever is faster */
+        struct kvmem_connect_options options = {.size = sizeof(options),
+                                                .socket_path = daemon_.socket_path};
+        struct kvmem_client *client = NULL;
+
+        cr_assert_eq(kvmem_client_connect(&options, &client), KVMEM_E_LIMIT, "%d: %s", i,
+                     kvmem_error_detail()->text);
+    }
     cr_assert(kvt_raw_goodbye(&clients[7]));
     cr_assert(kvt_raw_join(&extra, daemon_.socket_path, "extra"), "the place did not come free");
     kvt_raw_close(&extra);
@@ -289,12 +290,12 @@ static void allow_descriptors(int count, struct rlimit *before)
 
     look(); /* what it sent to us is closed on its side by now */
     do
-        snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)daemon_.pid, lowest++);
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", daemon_.process.pid, lowest++);
     while (faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0);
-    cr_assert_eq(prlimit(daemon_.pid, RLIMIT_NOFILE, NULL, before), 0);
+    cr_assert_eq(prlimit(daemon_.process.pid, RLIMIT_NOFILE, NULL, before), 0);
     limit = *before;
     limit.rlim_cur = (rlim_t)(lowest - 1 + count);
-    cr_assert_eq(prlimit(daemon_.pid, RLIMIT_NOFILE, &limit, NULL), 0);
+    cr_assert_eq(prlimit(daemon_.process.pid, RLIMIT_NOFILE, &limit, NULL), 0);
 }
 
 Test(daemon_reclaim, out_of_descriptors_waits_without_spinning)
@@ -305,12 +306,12 @@ Test(daemon_reclaim, out_of_descriptors_waits_without_spinning)
 
     allow_descriptors(0, &before);
     cr_assert_eq(kvt_raw_connect(&waiting, daemon_.socket_path), 0);
-    cpu_ms = kvt_process_cpu_ms(daemon_.pid);
-    kvt_sleep_ms(500);
+    cpu_ms = kvt_process_cpu_ms(daemon_.process.pid);
+    kvt_sleep_ns(KVT_MS(500));
     look();
-    cr_assert_leq(kvt_process_cpu_ms(daemon_.pid) - cpu_ms, 100, "it spins");
+    cr_assert_leq(kvt_process_cpu_ms(daemon_.process.pid) - cpu_ms, 100, "it spins");
     cr_assert_eq(stats.client_count, 1);
-    cr_assert_eq(prlimit(daemon_.pid, RLIMIT_NOFILE, &before, NULL), 0);
+    cr_assert_eq(prlimit(daemon_.process.pid, RLIMIT_NOFILE, &before, NULL), 0);
     look(); /* shows the log when it fails */
     cr_assert(kvt_raw_hello(&waiting, "waited"), "it was forgotten");
     look();
@@ -332,6 +333,6 @@ Test(daemon_reclaim, a_connection_that_lacks_descriptors_is_told)
         kvt_raw_close(&client);
         look();
         cr_assert_eq(stats.client_count, 1);
-        cr_assert_eq(prlimit(daemon_.pid, RLIMIT_NOFILE, &before, NULL), 0);
+        cr_assert_eq(prlimit(daemon_.process.pid, RLIMIT_NOFILE, &before, NULL), 0);
     }
 }

@@ -32,6 +32,7 @@
 #include "support/daemon.h"
 #include "support/engine.h"
 #include "support/phase.h"
+#include "support/shell.h"
 
 #define KILLS         300u
 #define KILLS_LEAST   (KVT_SLOWDOWN == 1 ? KILLS : 50u)
@@ -50,7 +51,7 @@ static const char *const phase_names[KVT_PHASE_COUNT] = {"on its way",
                                                          "in dispatch"};
 
 static struct scene {
-    struct kvt_kvmemd daemon;
+    struct kvt_daemon daemon;
     struct kvt_process worker;
     struct kvt_process hog;
     struct kvt_phase_page *page;
@@ -277,14 +278,14 @@ static void open_scene(void)
     cr_assert(scene.page_fd >= 0 && ftruncate(scene.page_fd, 4096) == 0);
     scene.page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, scene.page_fd, 0);
     cr_assert_neq(scene.page, MAP_FAILED);
-    kvt_kvmemd_start(&scene.daemon, "4MiB", "4KiB");
+    kvt_daemon_start_observed(&scene.daemon, "4MiB", "4KiB");
     start_bystanders();
 }
 
 static void close_scene(void)
 {
     end_bystanders();
-    kvt_kvmemd_stop(&scene.daemon);
+    kvt_daemon_end_observed(&scene.daemon);
     munmap(scene.page, 4096);
     close(scene.page_fd);
 }

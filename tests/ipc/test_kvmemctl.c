@@ -24,7 +24,7 @@
 
 #include <cjson/cJSON.h>
 
-#include "support/daemon_process.h"
+#include "support/daemon.h"
 #include "wire/protocol.h"
 
 #define OUTPUT_BYTES   (256 * 1024)
@@ -347,7 +347,7 @@ static void stop(void)
 
 static void find_program(void)
 {
-    snprintf(program, sizeof(program), "%s", kvt_build_path("bin/kvmemctl"));
+    snprintf(program, sizeof(program), "%s", kvt_program_path("bin/kvmemctl"));
 }
 
 TestSuite(kvmemctl, .init = find_program, .fini = stop, .timeout = 120);
@@ -656,8 +656,8 @@ Test(kvmemctl, real_daemon)
     const struct result *result;
     cJSON *document;
 
-    cr_assert(kvt_daemon_prepare(&daemon) && kvt_daemon_start(&daemon, options));
-    find_program(); /* kvt_build_path has one buffer */
+    kvt_daemon_prepare(&daemon);
+    kvt_daemon_start(&daemon, options);
     connect.socket_path = daemon.socket_path;
     cr_assert_eq(kvmem_client_connect(&connect, &client), 0, "%s", kvmem_error_detail()->text);
     space = open_space(client);

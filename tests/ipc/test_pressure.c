@@ -15,6 +15,7 @@
 
 #include "support/daemon.h"
 #include "support/engine.h"
+#include "support/shell.h"
 
 #define POOL_BLOCKS 1024u
 #define MOST_BLOCKS (POOL_BLOCKS / 10 * 9)
@@ -23,7 +24,7 @@
 #define TIME_LIMIT  (KVT_SLOWDOWN * 30)
 #define ROUNDS      5
 
-static struct kvt_kvmemd daemon_;
+static struct kvt_daemon daemon_;
 static struct kvt_process owner;
 static struct kvt_self before;
 
@@ -31,14 +32,14 @@ static struct kvt_self before;
 static void open_scene(const char *refill)
 {
     before = kvt_self_count();
-    kvt_kvmemd_start(&daemon_, "4MiB", "4KiB");
+    kvt_daemon_start_observed(&daemon_, "4MiB", "4KiB");
     kvt_shell_start_with(&owner, &daemon_, "owner", "owners", NULL, refill);
 }
 
 static void close_scene(void)
 {
     kvt_shell_end(&owner);
-    kvt_kvmemd_stop(&daemon_);
+    kvt_daemon_end_observed(&daemon_);
     cr_assert(kvt_self_is(&before));
 }
 

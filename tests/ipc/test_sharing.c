@@ -17,12 +17,13 @@
 
 #include "support/daemon.h"
 #include "support/engine.h"
+#include "support/shell.h"
 
 #define POOL_BLOCKS    1024u
 #define SEGMENT_BLOCKS 16u
 #define TIME_LIMIT     (KVT_SLOWDOWN * 60)
 
-static struct kvt_kvmemd daemon_;
+static struct kvt_daemon daemon_;
 static struct kvt_engine reader;
 static struct kvt_self before;
 
@@ -31,7 +32,7 @@ static void open_scene(const char *device_bytes)
     struct kvt_engine_options options = {.socket_path = daemon_.socket_path, .name = "reader"};
 
     before = kvt_self_count();
-    kvt_kvmemd_start(&daemon_, device_bytes, "4KiB");
+    kvt_daemon_start_observed(&daemon_, device_bytes, "4KiB");
     kvt_must(kvt_engine_open(&reader, &options), "open");
 }
 
@@ -39,7 +40,7 @@ static void close_scene(void)
 {
     cr_assert_eq(kvmem_client_check(reader.client), 0, "%s", kvmem_error_detail()->text);
     kvt_engine_close(&reader);
-    kvt_kvmemd_stop(&daemon_);
+    kvt_daemon_end_observed(&daemon_);
     cr_assert(kvt_self_is(&before));
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See dirtwin.h: state and messages. The plan of a request is in dirtwin_plan.c.
+ * See dirtwin.h: clients, spaces, segments. Entries and pins are in dirtwin_prefix.c, the plan of
+ * a request is in dirtwin_plan.c.
  */
 #include "support/dirtwin.h"
 
@@ -8,7 +9,6 @@
 #include <string.h>
 
 #include <kvmem/error.h>
-#include <kvmem/prefix.h>
 
 #include "support/dirtwin_internal.h"
 
@@ -104,8 +104,8 @@ static int find_slot(const struct kvt_twin *twin, uint32_t space, uint32_t slot,
 }
 
 /* The segment and block of an index of the space; 0 when there is no such segment. */
-static int find_index(struct kvt_twin *twin, uint32_t space, uint32_t index,
-                      struct kvt_twin_segment **segment, struct kvt_twin_block **block)
+int kvt_twin_find_index(struct kvt_twin *twin, uint32_t space, uint32_t index,
+                        struct kvt_twin_segment **segment, struct kvt_twin_block **block)
 {
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         struct kvt_twin_segment *s = &twin->segments[i];
@@ -116,24 +116,6 @@ static int find_index(struct kvt_twin *twin, uint32_t space, uint32_t index,
             if (kvt_twin_index(twin, s, b) == index) {
                 *segment = s;
                 *block = &s->blocks[b];
-                return 1;
-            }
-    }
-    return 0;
-}
-
-static int find_name(struct kvt_twin *twin, uint32_t space, uint32_t name, uint32_t *segment,
-                     uint32_t *block)
-{
-    for (uint32_t i = 0; i < twin->segment_limit; i++) {
-        const struct kvt_twin_segment *s = &twin->segments[i];
-
-        if (s->state == KVI_SEGMENT_FREE || s->space != space)
-            continue;
-        for (uint32_t b = 0; b < twin->spaces[space].block_count; b++)
-            if (s->blocks[b].is_entry && s->blocks[b].name == name) {
-                *segment = i;
-                *block = b;
                 return 1;
             }
     }
@@ -165,7 +147,7 @@ void kvt_twin_refuse(struct kvt_twin *twin, uint32_t client, uint32_t serial, in
     message->fields[0] = opcode;
 }
 
-static void done(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode)
+void kvt_twin_done(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode)
 {
     kvt_twin_expect(twin, client, KVI_OP_DONE, serial)->fields[0] = opcode;
 }
@@ -271,7 +253,7 @@ static void drop_request(struct kvt_twin *twin, uint32_t client, uint32_t space)
     }
 }
 
-static void drop_pin(struct kvt_twin *twin, struct kvt_twin_pin *pin)
+void kvt_twin_drop_pin(struct kvt_twin *twin, struct kvt_twin_pin *pin)
 {
     for (uint32_t r = 0; r < pin->ref_count; r++) {
         struct kvt_twin_block *block =
@@ -292,7 +274,8 @@ static void drop_leases(struct kvt_twin *twin, uint32_t client, uint32_t space)
         struct kvt_twin_segment *segment;
         struct kvt_twin_block *block;
 
-        if (!find_index(twin, space, index - 1, &segment, &block) || !(block->leases >> client & 1))
+        if (!kvt_twin_find_index(twin, space, index - 1, &segment, &block) ||
+            !(block->leases >> client & 1))
             continue;
         block->leases &= ~(1u << client);
         kvt_twin_unreferenced(twin, block);
@@ -306,7 +289,7 @@ static void close_open(struct kvt_twin *twin, uint32_t client, uint32_t space)
     for (uint32_t p = KVT_TWIN_PINS; p > 0; p--)
         if (twin->pins[p - 1].id != 0 && twin->pins[p - 1].client == client &&
             twin->pins[p - 1].space == space)
-            drop_pin(twin, &twin->pins[p - 1]);
+            kvt_twin_drop_pin(twin, &twin->pins[p - 1]);
     drop_leases(twin, client, space);
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         struct kvt_twin_segment *segment = &twin->segments[i];
@@ -417,7 +400,7 @@ void kvt_twin_exited(struct kvt_twin *twin, uint32_t client)
 }
 
 /* Before a message is carried out. */
-static void arrived(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged)
+void kvt_twin_arrived(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged)
 {
     twin->clients[client].fds_acknowledged = acknowledged;
 }
@@ -440,14 +423,14 @@ void kvt_twin_carried_out(struct kvt_twin *twin, uint32_t client)
 void kvt_twin_goodbye(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                       uint32_t serial)
 {
-    arrived(twin, client, acknowledged);
+    kvt_twin_arrived(twin, client, acknowledged);
     for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++) {
         if (twin->clients[client].opened[s] == 0)
             continue;
         drop_request(twin, client, s);
         twin->clients[client].is_pressed[s] = 0;
     }
-    done(twin, client, serial, KVI_OP_GOODBYE);
+    kvt_twin_done(twin, client, serial, KVI_OP_GOODBYE);
     twin->clients[client].state = KVT_TWIN_GOODBYE;
     kvt_twin_retry(twin);
 }
@@ -455,8 +438,8 @@ void kvt_twin_goodbye(struct kvt_twin *twin, uint32_t client, uint32_t acknowled
 /* ---- spaces ---- */
 
 /* The number of the space as the client has it open; −1 after refusing. */
-static int need(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode,
-                uint32_t space_id)
+int kvt_twin_need(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode,
+                  uint32_t space_id)
 {
     uint32_t space = space_id & 255;
 
@@ -528,7 +511,7 @@ void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged
                    uint32_t name, uint32_t block_count, uint64_t segment_bytes,
                    uint64_t quota_bytes)
 {
-    arrived(twin, client, acknowledged);
+    kvt_twin_arrived(twin, client, acknowledged);
     open_space(twin, client, serial, name, block_count, segment_bytes, quota_bytes);
     kvt_twin_carried_out(twin, client);
 }
@@ -538,11 +521,11 @@ void kvt_twin_close(struct kvt_twin *twin, uint32_t client, uint32_t acknowledge
 {
     int space;
 
-    arrived(twin, client, acknowledged);
-    space = need(twin, client, serial, KVI_OP_SPACE_CLOSE, space_id);
+    kvt_twin_arrived(twin, client, acknowledged);
+    space = kvt_twin_need(twin, client, serial, KVI_OP_SPACE_CLOSE, space_id);
     if (space >= 0) {
         close_open(twin, client, (uint32_t)space);
-        done(twin, client, serial, KVI_OP_SPACE_CLOSE);
+        kvt_twin_done(twin, client, serial, KVI_OP_SPACE_CLOSE);
     }
     kvt_twin_carried_out(twin, client);
 }
@@ -572,8 +555,8 @@ void kvt_twin_hand_in(struct kvt_twin *twin, uint32_t client, uint32_t acknowled
 {
     int space;
 
-    arrived(twin, client, acknowledged);
-    space = need(twin, client, serial, KVI_OP_SEGMENT_HAND_IN, space_id);
+    kvt_twin_arrived(twin, client, acknowledged);
+    space = kvt_twin_need(twin, client, serial, KVI_OP_SEGMENT_HAND_IN, space_id);
     if (space >= 0)
         hand_in(twin, client, serial, (uint32_t)space, slot, generation);
     kvt_twin_carried_out(twin, client);
@@ -607,8 +590,8 @@ void kvt_twin_map(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
 {
     int space;
 
-    arrived(twin, client, acknowledged);
-    space = need(twin, client, serial, KVI_OP_SEGMENT_MAP, space_id);
+    kvt_twin_arrived(twin, client, acknowledged);
+    space = kvt_twin_need(twin, client, serial, KVI_OP_SEGMENT_MAP, space_id);
     if (space >= 0)
         map(twin, client, serial, (uint32_t)space, slot, generation);
     kvt_twin_carried_out(twin, client);
@@ -620,180 +603,12 @@ void kvt_twin_unmapped(struct kvt_twin *twin, uint32_t client, uint32_t acknowle
     uint32_t space = space_id & 255;
     int number = -1;
 
-    arrived(twin, client, acknowledged);
+    kvt_twin_arrived(twin, client, acknowledged);
     if (space < KVT_TWIN_SPACES && twin->clients[client].opened[space] != 0 &&
         kvt_twin_space_id(twin, space) == space_id)
         number = find_slot(twin, space, slot, generation);
     if (number >= 0)
         twin->segments[number].mappers &= ~(1u << client);
-    kvt_twin_carried_out(twin, client);
-}
-
-/* ---- prefixes ---- */
-
-static void lookup(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t space,
-                   uint32_t count, const uint32_t *names, uint32_t flags)
-{
-    struct kvt_twin_message *reply = kvt_twin_expect(twin, client, KVI_OP_LOOKUP_REPLY, serial);
-    int is_peek = (flags & KVI_LOOKUP_PEEK) != 0;
-    uint32_t hits = 0, segment, block;
-
-    for (; hits < count && find_name(twin, space, names[hits], &segment, &block); hits++) {
-        struct kvt_twin_segment *s = &twin->segments[segment];
-
-        if (s->blocks[block].publisher != twin->clients[client].session) {
-            reply->fields[2]++;
-            twin->totals.foreign_hit_blocks++;
-        }
-        if (is_peek)
-            continue;
-        s->blocks[block].leases |= 1u << client;
-        reply->items[reply->item_count++] = kvt_twin_index(twin, s, block);
-        reply->items[reply->item_count++] = s->generation;
-    }
-    reply->fields[0] = kvt_twin_space_id(twin, space);
-    reply->fields[1] = hits;
-    twin->totals.lookups++;
-    twin->totals.lookup_blocks += count;
-    twin->totals.hit_blocks += hits;
-}
-
-void kvt_twin_lookup(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
-                     uint32_t space_id, uint32_t count, const uint32_t *names, uint32_t flags)
-{
-    int space;
-
-    arrived(twin, client, acknowledged);
-    space = need(twin, client, serial, KVI_OP_LOOKUP, space_id);
-    if (space >= 0)
-        lookup(twin, client, serial, (uint32_t)space, count, names, flags);
-    kvt_twin_carried_out(twin, client);
-}
-
-static uint32_t publish_one(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t name,
-                            uint32_t index)
-{
-    struct kvt_twin_segment *segment;
-    struct kvt_twin_block *block;
-    uint32_t other_segment = 0, other_block = 0;
-    int exists = find_name(twin, space, name, &other_segment, &other_block);
-
-    if (!find_index(twin, space, index, &segment, &block) || segment->owner != (int)client ||
-        segment->state != KVI_SEGMENT_OWNED || segment->is_ready)
-        return KVMEM_PUBLISH_REFUSED;
-    if (block->is_entry)
-        return block->name == name ? KVMEM_PUBLISH_EXISTS : KVMEM_PUBLISH_REFUSED;
-    if (exists)
-        return KVMEM_PUBLISH_EXISTS;
-    *block = (struct kvt_twin_block){.is_entry = 1,
-                                     .name = name,
-                                     .leases = 1u << client,
-                                     .publisher = twin->clients[client].session};
-    return KVMEM_PUBLISHED;
-}
-
-void kvt_twin_publish(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
-                      uint32_t serial, uint32_t space_id, uint32_t count, const uint32_t *names,
-                      const uint32_t *indices)
-{
-    struct kvt_twin_message *reply;
-    int space;
-
-    arrived(twin, client, acknowledged);
-    space = need(twin, client, serial, KVI_OP_PUBLISH, space_id);
-    if (space >= 0) {
-        reply = kvt_twin_expect(twin, client, KVI_OP_PUBLISH_REPLY, serial);
-        reply->fields[0] = space_id;
-        for (uint32_t i = 0; i < count; i++) {
-            uint32_t state = publish_one(twin, client, (uint32_t)space, names[i], indices[i]);
-
-            reply->items[reply->item_count++] = state;
-            twin->totals.published_blocks += state == KVMEM_PUBLISHED;
-            twin->totals.publish_exists_blocks += state == KVMEM_PUBLISH_EXISTS;
-            twin->totals.publish_refused_blocks += state == KVMEM_PUBLISH_REFUSED;
-        }
-    }
-    kvt_twin_carried_out(twin, client);
-}
-
-void kvt_twin_release(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
-                      uint32_t serial, uint32_t space_id, uint32_t count, const uint32_t *indices)
-{
-    int space;
-
-    arrived(twin, client, acknowledged);
-    space = need(twin, client, serial, KVI_OP_RELEASE, space_id);
-    for (uint32_t i = 0; space >= 0 && i < count; i++) {
-        struct kvt_twin_segment *segment;
-        struct kvt_twin_block *block;
-
-        if (!find_index(twin, (uint32_t)space, indices[i], &segment, &block) ||
-            !(block->leases >> client & 1))
-            continue;
-        block->leases &= ~(1u << client);
-        kvt_twin_unreferenced(twin, block);
-    }
-    kvt_twin_carried_out(twin, client);
-}
-
-/* ---- pins ---- */
-
-static void pin(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t space,
-                uint32_t count, const uint32_t *names, uint64_t lifetime_ns)
-{
-    struct kvt_twin_pin *found = NULL;
-    struct kvt_twin_message *reply;
-
-    for (uint32_t p = KVT_TWIN_PINS; p > 0; p--)
-        if (twin->pins[p - 1].id == 0) {
-            found = &twin->pins[p - 1];
-            twin->new_pin = p - 1;
-        }
-    found->id = UINT64_MAX; /* the reply tells it */
-    found->client = client;
-    found->space = space;
-    found->deadline_ns = lifetime_ns == 0 ? UINT64_MAX : twin->now_ns + lifetime_ns;
-    found->ref_count = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t segment, block;
-
-        if (!find_name(twin, space, names[i], &segment, &block))
-            continue;
-        twin->segments[segment].blocks[block].pins++;
-        found->refs[found->ref_count].segment = segment;
-        found->refs[found->ref_count++].block = block;
-    }
-    reply = kvt_twin_expect(twin, client, KVI_OP_PIN_REPLY, serial);
-    reply->fields[0] = found->ref_count;
-}
-
-void kvt_twin_pin(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
-                  uint32_t space_id, uint32_t count, const uint32_t *names, uint64_t lifetime_ns)
-{
-    int space;
-
-    arrived(twin, client, acknowledged);
-    space = need(twin, client, serial, KVI_OP_PIN, space_id);
-    if (space >= 0)
-        pin(twin, client, serial, (uint32_t)space, count, names, lifetime_ns);
-    kvt_twin_carried_out(twin, client);
-}
-
-void kvt_twin_unpin(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
-                    uint64_t id)
-{
-    struct kvt_twin_pin *found = NULL;
-
-    arrived(twin, client, acknowledged);
-    for (uint32_t p = 0; p < KVT_TWIN_PINS; p++)
-        if (twin->pins[p].id == id && twin->pins[p].client == client)
-            found = &twin->pins[p];
-    if (found) {
-        drop_pin(twin, found);
-        done(twin, client, serial, KVI_OP_UNPIN);
-    } else {
-        kvt_twin_refuse(twin, client, serial, KVMEM_E_NOT_FOUND, KVI_OP_UNPIN);
-    }
     kvt_twin_carried_out(twin, client);
 }
 
@@ -803,7 +618,7 @@ void kvt_twin_tick(struct kvt_twin *twin)
 {
     for (uint32_t p = 0; p < KVT_TWIN_PINS; p++)
         if (twin->pins[p].id != 0 && twin->pins[p].deadline_ns <= twin->now_ns)
-            drop_pin(twin, &twin->pins[p]);
+            kvt_twin_drop_pin(twin, &twin->pins[p]);
     for (uint32_t c = 0; c < KVT_TWIN_CLIENTS; c++)
         for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++)
             if (twin->clients[c].is_pressed[s] &&

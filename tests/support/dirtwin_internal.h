@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Between the two files of the twin.
+ * Between the files of the twin.
  */
 #ifndef KVT_SUPPORT_DIRTWIN_INTERNAL_H
 #define KVT_SUPPORT_DIRTWIN_INTERNAL_H
@@ -19,6 +19,8 @@ uint32_t kvt_twin_count(const struct kvt_twin *twin, uint32_t number, int what);
 uint32_t kvt_twin_space_segments(const struct kvt_twin *twin, uint32_t space);
 int kvt_twin_quota_allows(const struct kvt_twin *twin, uint32_t space);
 uint32_t kvt_twin_fd_room(const struct kvt_twin *twin, uint32_t client);
+int kvt_twin_find_index(struct kvt_twin *twin, uint32_t space, uint32_t index,
+                        struct kvt_twin_segment **segment, struct kvt_twin_block **block);
 struct kvt_twin_message *kvt_twin_expect(struct kvt_twin *twin, uint32_t client, uint32_t opcode,
                                          uint32_t serial);
 void kvt_twin_refuse(struct kvt_twin *twin, uint32_t client, uint32_t serial, int code,
@@ -30,6 +32,11 @@ void kvt_twin_drop(struct kvt_twin *twin, uint32_t number);
 void kvt_twin_settle(struct kvt_twin *twin, uint32_t space);
 int kvt_twin_newest_open(const struct kvt_twin *twin, uint32_t client, uint64_t before);
 void kvt_twin_carried_out(struct kvt_twin *twin, uint32_t client);
+void kvt_twin_arrived(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged);
+int kvt_twin_need(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode,
+                  uint32_t space_id);
+void kvt_twin_done(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode);
+void kvt_twin_drop_pin(struct kvt_twin *twin, struct kvt_twin_pin *pin);
 
 /* dirtwin_plan.c */
 uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint32_t space);

@@ -177,6 +177,33 @@ int kvt_world_destroy(struct kvt_world *world)
     return is_clean;
 }
 
+void kvt_world_check(const struct kvt_world *world)
+{
+    char text[256];
+
+    if (kvi_dir_check(world->dir, text, sizeof(text)) != 0)
+        fatal("check", text);
+}
+
+struct kvt_world *kvt_world_of_two(const struct kvi_dir_options *options, uint32_t *first,
+                                   uint32_t *second)
+{
+    struct kvt_world *world = kvt_world_create(options);
+
+    *first = kvt_join(world, KVMEM_ROLE_LEADER);
+    *second = kvt_join(world, KVMEM_ROLE_LEADER);
+    return world;
+}
+
+void kvt_world_end(struct kvt_world *world)
+{
+    if (!world)
+        return;
+    kvt_world_check(world);
+    if (!kvt_world_destroy(world))
+        fatal("end", "segments or allocations were not given back");
+}
+
 /* ---- messages ---- */
 
 void kvt_forget(struct kvt_world *world)
@@ -443,6 +470,13 @@ uint32_t kvt_hand_in(struct kvt_world *world, uint32_t client, uint32_t space, u
     message->generation = generation;
     kvt_deliver(world, client, message);
     return world->serial;
+}
+
+void kvt_hand_in_granted(struct kvt_world *world, uint32_t client, uint32_t space,
+                         const struct kvi_rec_segment_grant *segment)
+{
+    kvt_hand_in(world, client, space, segment->slot, segment->generation);
+    kvt_world_check(world);
 }
 
 uint32_t kvt_map(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,

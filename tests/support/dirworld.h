@@ -78,6 +78,14 @@ struct kvi_dir_env kvt_dir_env(struct kvt_world *world);
 struct kvt_world *kvt_world_create(const struct kvi_dir_options *options);
 /* Destroys the directory; 1 when segments and allocations were all given back. */
 int kvt_world_destroy(struct kvt_world *world);
+/* Every invariant of the directory holds, or the test ends with the name of the first that does
+ * not. */
+void kvt_world_check(const struct kvt_world *world);
+/* What most tests begin and end with: a world with two leaders; check and destroy, with nothing
+ * left (NULL is nothing at all). */
+struct kvt_world *kvt_world_of_two(const struct kvi_dir_options *options, uint32_t *first,
+                                   uint32_t *second);
+void kvt_world_end(struct kvt_world *world);
 
 /* Forget all messages so far. */
 void kvt_forget(struct kvt_world *world);
@@ -133,6 +141,9 @@ uint32_t kvt_request(struct kvt_world *world, uint32_t client, uint32_t space, u
                      uint32_t flags);
 uint32_t kvt_hand_in(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t slot,
                      uint32_t generation);
+/* Hand in a segment of a grant, and check. */
+void kvt_hand_in_granted(struct kvt_world *world, uint32_t client, uint32_t space,
+                         const struct kvi_rec_segment_grant *segment);
 uint32_t kvt_map(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                  const struct kvi_rec_segment_ref *segments);
 uint32_t kvt_unmapped(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t slot,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "raw_client.h"
+#include "support/raw_client.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -7,19 +7,17 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <kvmem/types.h>
+
+#include "support/spawn.h"
 
 #define SENT_FDS_MAX 253u /* the kernel's SCM_MAX_FD */
 
 static int64_t now_ms(void)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (int64_t)(kvt_now_ns() / 1000000);
 }
 
 static bool wait_for(int fd, short events, int timeout_ms)

@@ -145,18 +145,22 @@ static void make_pipe(int *read_end, int *write_end)
 void kvt_spawn(struct kvt_process *process, const struct kvt_spawn_options *options)
 {
     const char *path = kvt_program_path(options->program);
-    const char *argv[10] = {path};
+    const char *argv[KVT_ARGUMENTS + 2] = {path};
     int ends[4] = {-1, -1, -1, -1}, parent = getpid();
 
     memset(process, 0, sizeof(*process));
-    for (int i = 0; i < 8 && options->arguments[i]; i++)
+    for (int i = 0; i < KVT_ARGUMENTS && options->arguments[i]; i++)
         argv[i + 1] = options->arguments[i];
     make_pipe(&ends[0], &process->in);
-    make_pipe(&process->out, &ends[1]);
     if (options->gift)
         ends[2] = lifted(options->gift);
     if (options->log)
         ends[3] = open(options->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    process->out = -1;
+    if (options->is_output_logged)
+        ends[1] = lifted(ends[3]);
+    else
+        make_pipe(&process->out, &ends[1]);
     fflush(stdout);
     process->pid = fork();
     if (process->pid == 0)
@@ -301,9 +305,66 @@ int kvt_reap(struct kvt_process *process, int64_t timeout_ns)
     close(process->pidfd);
     if (process->in >= 0)
         close(process->in);
-    close(process->out);
+    if (process->out >= 0)
+        close(process->out);
     memset(process, 0, sizeof(*process));
     return status;
+}
+
+/* ---- what /proc says ---- */
+
+int kvt_process_fd_count(int pid)
+{
+    char path[64];
+    DIR *directory;
+    int count = -2; /* . and .. */
+
+    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+    directory = opendir(path);
+    if (directory == NULL)
+        return -1;
+    while (readdir(directory) != NULL)
+        count++;
+    closedir(directory);
+    return count;
+}
+
+/* The value-th word (from 0) of a file of /proc, after the last ')' if there is one. */
+static int64_t proc_word(int pid, const char *file, int value)
+{
+    char path[64];
+    char text[1024];
+    char *word = text;
+    ssize_t bytes;
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    bytes = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[bytes > 0 ? bytes : 0] = '\0';
+    if (strrchr(text, ')') != NULL)
+        word = strrchr(text, ')') + 2;
+    while (value-- > 0 && word != NULL)
+        word = strchr(word, ' ') != NULL ? strchr(word, ' ') + 1 : NULL;
+    return word != NULL ? strtoll(word, NULL, 10) : -1;
+}
+
+int64_t kvt_process_resident_bytes(int pid)
+{
+    int64_t pages = proc_word(pid, "statm", 1);
+
+    return pages < 0 ? -1 : pages * sysconf(_SC_PAGESIZE);
+}
+
+int64_t kvt_process_cpu_ms(int pid)
+{
+    int64_t user = proc_word(pid, "stat", 11); /* utime and stime, counted after the name */
+    int64_t system = proc_word(pid, "stat", 12);
+
+    return user < 0 || system < 0 ? -1 : (user + system) * 1000 / sysconf(_SC_CLK_TCK);
 }
 
 /* ---- time on a busy machine ---- */

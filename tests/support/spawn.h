@@ -28,6 +28,7 @@
 #define KVT_MS(count)    ((int64_t)(count)*1000000)
 #define KVT_LINE_BYTES   512
 #define KVT_GIFT_FD      3
+#define KVT_ARGUMENTS    16                             /* of a program that tests start, at most */
 #define KVT_ANSWER_LIMIT (KVT_SLOWDOWN * KVT_MS(20000)) /* until a helper is called hung */
 
 _Noreturn void kvt_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -49,16 +50,17 @@ struct kvt_process {
     int pid;   /* 0 = none */
     int pidfd; /* readable once all threads of the process are gone */
     int in;    /* its stdin; -1 after kvt_hang_up */
-    int out;   /* its stdout */
+    int out;   /* its stdout; -1 when that goes to the log */
     size_t buffered_bytes;
     char buffer[2 * KVT_LINE_BYTES];
 };
 
 struct kvt_spawn_options {
-    const char *program;      /* relative, as for kvt_program_path */
-    const char *arguments[8]; /* behind argv[0], up to NULL */
-    const char *log;          /* stderr goes to the end of this file; NULL: to the test's */
-    int gift;                 /* becomes descriptor KVT_GIFT_FD; 0 = none */
+    const char *program;                  /* relative, as for kvt_program_path */
+    const char *arguments[KVT_ARGUMENTS]; /* behind argv[0], up to NULL */
+    const char *log;       /* stderr goes to the end of this file; NULL: to the test's */
+    bool is_output_logged; /* stdout too: nothing is heard from it */
+    int gift;              /* becomes descriptor KVT_GIFT_FD; 0 = none */
 };
 void kvt_spawn(struct kvt_process *process, const struct kvt_spawn_options *options);
 
@@ -88,6 +90,11 @@ void kvt_kill(const struct kvt_process *process);
 
 /* Wait until the pidfd says that the process is gone; the time when it said so. Not reaped. */
 uint64_t kvt_wait_gone(const struct kvt_process *process, int64_t timeout_ns);
+
+/* Open descriptors, resident bytes, and CPU time used, of any process. −1 when unknown. */
+int kvt_process_fd_count(int pid);
+int64_t kvt_process_resident_bytes(int pid);
+int64_t kvt_process_cpu_ms(int pid);
 
 /* ---- time on a busy machine ----
  *

@@ -7,11 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ctl/frag.c"
-#include "ctl/map.c"
-#include "ctl/pool.c"
-#include "ctl/style.c"
-#include "ctl/text.c"
+#include "ctl/frag.h"
+#include "ctl/map.h"
+#include "ctl/text.h"
 
 /* A segment of 128 blocks of space 7, two blocks a cell. */
 static struct kvi_rec_segment_info segment_of(uint32_t number, uint32_t state, uint32_t owner)
@@ -67,6 +65,15 @@ static void contains(const char *text, const char *wanted)
     cr_assert_not_null(strstr(text, wanted), "\"%s\" is not in\n%s", wanted, text);
 }
 
+static uint64_t total_of(const struct kvctl_blocks *blocks)
+{
+    uint64_t total = 0;
+
+    for (int i = 0; i < KVCTL_BLOCK_CLASSES; i++)
+        total += blocks->of[i];
+    return total;
+}
+
 Test(ctl_map, classes_add_up_whatever_comes)
 {
     unsigned seed = 7;
@@ -101,10 +108,10 @@ Test(ctl_map, shares_are_exact_for_small_cells)
 {
     for (uint64_t total = 1; total < 255; total++)
         for (uint64_t blocks = 0; blocks <= total; blocks++)
-            cr_assert_eq(from_share((uint8_t)((blocks * 255 + total / 2) / total), total), blocks,
-                         "%lu of %lu", (unsigned long)blocks, (unsigned long)total);
-    cr_assert_eq(from_share(1, 2), 1);   /* some are not none */
-    cr_assert_eq(from_share(254, 2), 1); /* not all are not all */
+            cr_assert_eq(kvctl_map_from_share((uint8_t)((blocks * 255 + total / 2) / total), total),
+                         blocks, "%lu of %lu", (unsigned long)blocks, (unsigned long)total);
+    cr_assert_eq(kvctl_map_from_share(1, 2), 1);   /* some are not none */
+    cr_assert_eq(kvctl_map_from_share(254, 2), 1); /* not all are not all */
 }
 
 Test(ctl_map, glyph_is_the_majority)

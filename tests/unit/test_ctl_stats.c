@@ -4,42 +4,12 @@
  * are near to a typing error.
  */
 #include <criterion/criterion.h>
+#include <kvmem/error.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "ctl/cmd_stats.c"
-#include "ctl/explain.c"
-#include "ctl/json.c"
-#include "ctl/style.c"
-#include "ctl/text.c"
-#include "ctl/verbs.c"
-
-/* The verbs are not run here. */
-#define NOT_RUN(name)                           \
-    int kvctl_cmd_##name(struct kvctl_run *run) \
-    {                                           \
-        (void)run;                              \
-        abort();                                \
-    }
-NOT_RUN(map)
-NOT_RUN(frag)
-NOT_RUN(clients)
-NOT_RUN(spaces)
-NOT_RUN(check)
-NOT_RUN(version)
-NOT_RUN(help)
-
-int kvctl_pool_fetch(struct kvctl_session *session, unsigned parts, struct kvctl_pool *out)
-{
-    (void)session, (void)parts, (void)out;
-    abort();
-}
-
-void kvctl_pool_free(struct kvctl_pool *pool)
-{
-    (void)pool;
-    abort();
-}
+#include "ctl/ctl.h"
+#include "ctl/stats.h"
 
 static void contains(const char *text, const char *wanted)
 {

@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kvmemctl's formatting, cleaning, padding, options and JSON numbers. The program's sources are
- * included: it is no library.
+ * kvmemctl's formatting, cleaning, padding, options and JSON numbers.
  */
 #include <criterion/criterion.h>
 #include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "ctl/json.c"
-#include "ctl/options.c"
-#include "ctl/style.c"
-#include "ctl/table.c"
-#include "ctl/text.c"
+#include "ctl/json.h"
+#include "ctl/options.h"
+#include "ctl/table.h"
+#include "ctl/text.h"
 
 static void is_text(const char *got, const char *wanted)
 {

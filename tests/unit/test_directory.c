@@ -12,29 +12,16 @@
 
 static struct kvt_world *world;
 
-static void make_world(uint32_t granules)
+static void set_up(void)
 {
-    struct kvi_dir_options options = kvt_dir_options(granules, 8);
+    struct kvi_dir_options options = kvt_dir_options(16, 8);
 
     world = kvt_world_create(&options);
 }
 
-static void set_up(void)
-{
-    make_world(16);
-}
-
-static void check(void)
-{
-    char text[256];
-
-    cr_assert_eq(kvi_dir_check(world->dir, text, sizeof(text)), 0, "%s", text);
-}
-
 static void tear_down(void)
 {
-    check();
-    cr_assert(kvt_world_destroy(world));
+    kvt_world_end(world);
 }
 
 TestSuite(directory, .init = set_up, .fini = tear_down, .timeout = 20);
@@ -364,7 +351,7 @@ Test(directory, survives_changed_bytes, .timeout = 60)
         kvi_dir_message(world->dir, client, message, bytes, 0);
         kvt_create_all(world, 0);
         if (round % 16 == 0)
-            check();
+            kvt_world_check(world);
         if (world->closed_count > 0) {
             kvi_dir_client_exited(world->dir, client);
             kvt_forget(world);
@@ -565,7 +552,7 @@ Test(directory, a_space_lives_on_for_its_entries)
     cr_assert_eq(kvt_stats(world).entry_blocks, 4);
     cr_assert_eq(kvt_space(world, client, "a", KVT_SMALL, 0), space);
     cr_assert_eq(kvt_peek(world, client, space, 10, 8), 4);
-    check();
+    kvt_world_check(world);
 }
 
 Test(directory, a_space_without_clients_and_entries_goes_at_once)

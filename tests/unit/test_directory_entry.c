@@ -12,29 +12,16 @@
 
 static struct kvt_world *world;
 
-static void make_world(uint32_t granules)
+static void set_up(void)
 {
-    struct kvi_dir_options options = kvt_dir_options(granules, 8);
+    struct kvi_dir_options options = kvt_dir_options(16, 8);
 
     world = kvt_world_create(&options);
 }
 
-static void set_up(void)
-{
-    make_world(16);
-}
-
-static void check(void)
-{
-    char text[256];
-
-    cr_assert_eq(kvi_dir_check(world->dir, text, sizeof(text)), 0, "%s", text);
-}
-
 static void tear_down(void)
 {
-    check();
-    cr_assert(kvt_world_destroy(world));
+    kvt_world_end(world);
 }
 
 TestSuite(entry, .init = set_up, .fini = tear_down, .timeout = 20);
@@ -78,7 +65,7 @@ Test(entry, publish_answers_for_each_block)
     cr_assert_eq(kvt_stats(world).publish_exists_blocks, 2);
     cr_assert_eq(kvt_stats(world).publish_refused_blocks, 4);
     cr_assert_eq(kvt_stats(world).lease_count, 2);
-    check();
+    kvt_world_check(world);
 }
 
 Test(entry, publish_refuses_other_counts_and_fences)
@@ -268,7 +255,7 @@ Test(entry, pins_end_by_unpin_deadline_close_and_exit)
     kvi_dir_tick(world->dir);
     cr_assert_eq(kvt_stats(world).pin_count, 3);
     cr_assert_eq(kvi_dir_next_deadline_ns(world->dir), UINT64_MAX);
-    check();
+    kvt_world_check(world);
     kvt_unpin(world, other, id);
     cr_assert(kvt_take_as(world, other, KVI_OP_DONE));
     kvt_unpin(world, other, id);
@@ -299,7 +286,7 @@ Test(entry, pins_are_limited_and_may_be_many)
     for (int i = 0; i < 148; i++)
         cr_assert_eq(pin(client, space, 1, 2, 0)->pinned_count, 2);
     cr_assert_eq(pin(client, space, 50, 4, 0)->pinned_count, 0);
-    check();
+    kvt_world_check(world);
     kvt_forget(world);
     kvt_pin(world, client, space, 4, (uint32_t[]){1, 2, 3, 4}, 0);
     kvt_pin(world, client, space, 1, (uint32_t[]){1}, 0);
@@ -333,11 +320,11 @@ Test(entry, maps_follow_descriptors_and_unmapping)
     cr_assert_eq(((const struct kvi_rec_segment_ref *)kvi_wire_tail_const(sent->message, 0))->slot,
                  refs[0].slot);
     kvt_unmapped(world, reader, space, refs[0].slot, refs[0].generation + 1); /* another */
-    check();
+    kvt_world_check(world);
     kvt_unmapped(world, reader, space, refs[0].slot, refs[0].generation);
     kvt_unmapped(world, reader, space, refs[0].slot, refs[0].generation);
     kvt_unmapped(world, owner, space, refs[0].slot, refs[0].generation); /* an owner may */
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).fds_in_flight, 0);
 }
 
@@ -381,13 +368,13 @@ Test(entry, end_of_file_quarantines_and_exit_hands_in)
     kvt_publish_all(world, client, space, 1, 6, got.blocks);
     kvi_dir_client_eof(world->dir, client);
     kvi_dir_client_eof(world->dir, client);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).lease_count, 6); /* it may still read */
     cr_assert_eq(kvt_peek(world, other, space, 1, 6), 6);
     kvt_request(world, other, space, 1, 0); /* all is quarantined */
     cr_assert_eq(kvt_take_error(world, other, NULL), KVMEM_E_DEVICE_FULL);
     kvi_dir_client_exited(world->dir, client);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).orphaned_segments, 16);
     cr_assert_eq(kvt_stats(world).reclaimed_clients, 1);
     cr_assert_eq(kvt_stats(world).idle_blocks, 58);
@@ -415,7 +402,7 @@ Test(entry, goodbye_reclaims_at_the_end_of_file)
     kvt_request(world, client, space, 1, 0); /* too late */
     cr_assert_eq(world->sent_count, world->taken);
     cr_assert_eq(kvt_stats(world).client_count, 1);
-    check();
+    kvt_world_check(world);
     kvi_dir_client_eof(world->dir, client);
     cr_assert_eq(kvt_stats(world).client_count, 0);
     cr_assert_eq(kvt_stats(world).orphaned_segments, 0);

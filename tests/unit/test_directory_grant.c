@@ -14,11 +14,8 @@ static uint32_t first, second; /* two clients */
 
 static void make_world(struct kvi_dir_options options)
 {
-    if (world)
-        cr_assert(kvt_world_destroy(world));
-    world = kvt_world_create(&options);
-    first = kvt_join(world, KVMEM_ROLE_LEADER);
-    second = kvt_join(world, KVMEM_ROLE_LEADER);
+    kvt_world_end(world);
+    world = kvt_world_of_two(&options, &first, &second);
 }
 
 static void set_up(void)
@@ -26,26 +23,12 @@ static void set_up(void)
     make_world(kvt_dir_options(8, 4));
 }
 
-static void check(void)
-{
-    char text[256];
-
-    cr_assert_eq(kvi_dir_check(world->dir, text, sizeof(text)), 0, "%s", text);
-}
-
 static void tear_down(void)
 {
-    check();
-    cr_assert(kvt_world_destroy(world));
+    kvt_world_end(world);
 }
 
 TestSuite(grant, .init = set_up, .fini = tear_down, .timeout = 20);
-
-static void hand_in(uint32_t client, uint32_t space, const struct kvi_rec_segment_grant *segment)
-{
-    kvt_hand_in(world, client, space, segment->slot, segment->generation);
-    check();
-}
 
 /* Publish all blocks from name first_name on, release them in order, hand all segments in. */
 static void fill(uint32_t client, uint32_t space, uint32_t first_name,
@@ -54,7 +37,7 @@ static void fill(uint32_t client, uint32_t space, uint32_t first_name,
     kvt_publish_all(world, client, space, first_name, got->block_count, got->blocks);
     kvt_release(world, client, space, got->block_count, got->blocks);
     for (uint32_t i = 0; i < got->segment_count; i++)
-        hand_in(client, space, &got->segments[i]);
+        kvt_hand_in_granted(world, client, space, &got->segments[i]);
 }
 
 static int has_name(uint32_t client, uint32_t space, uint32_t name)
@@ -92,7 +75,7 @@ Test(grant, idle_blocks_come_first_and_of_the_fullest_segment)
     kvt_publish_all(world, first, space, 2, 3, got.blocks + 4); /* 1 idle in the second */
     kvt_publish_all(world, first, space, 5, 4, got.blocks + 8); /* none in the third */
     for (int i = 0; i < 3; i++)
-        hand_in(first, space, &got.segments[i]);
+        kvt_hand_in_granted(world, first, space, &got.segments[i]);
     kvt_space(world, second, "a", KVT_SMALL, 0);
     more = kvt_get(world, second, space, 1);
     cr_assert_eq(more.segment_count, 1);
@@ -112,10 +95,10 @@ Test(grant, a_segment_that_is_mapped_comes_without_a_descriptor)
     uint32_t space = kvt_space(world, first, "a", KVT_SMALL, 0);
     struct kvt_granted got = kvt_get(world, first, space, 4), again;
 
-    hand_in(first, space, &got.segments[0]);
+    kvt_hand_in_granted(world, first, space, &got.segments[0]);
     again = kvt_get(world, first, space, 4);
     cr_assert_eq(again.segments[0].flags, KVI_SEGMENT_ADOPTED);
-    hand_in(first, space, &got.segments[0]);
+    kvt_hand_in_granted(world, first, space, &got.segments[0]);
     kvt_unmapped(world, first, space, got.segments[0].slot, got.segments[0].generation);
     again = kvt_get(world, first, space, 4);
     cr_assert_eq(again.segments[0].flags, KVI_SEGMENT_ADOPTED | KVI_SEGMENT_HAS_FD);
@@ -200,7 +183,7 @@ Test(grant, segments_of_living_owners_are_not_evicted_from)
     kvt_space(world, second, "a", KVT_SMALL, 0);
     kvt_request(world, second, space, 1, 0);
     cr_assert_eq(error_of(second), KVMEM_E_QUOTA);
-    hand_in(first, space, &got.segments[1]);
+    kvt_hand_in_granted(world, first, space, &got.segments[1]);
     got = kvt_get(world, second, space, 1);
     cr_assert_eq(got.block_count, 1);
     cr_assert_eq(kvt_peek(world, second, space, 1, 8), 4); /* its oldest, though not of all */
@@ -216,7 +199,7 @@ Test(grant, empty_segments_of_other_spaces_go_before_own_entries)
     const struct kvi_msg_segment_gone *gone;
 
     fill(first, a, 1, &own);
-    hand_in(second, b, &idle.segments[1]);
+    kvt_hand_in_granted(world, second, b, &idle.segments[1]);
     own = kvt_get(world, first, a, 2);
     cr_assert_eq(own.block_count, 4);
     cr_assert_eq(own.segments[0].flags, KVI_SEGMENT_HAS_FD);
@@ -227,7 +210,7 @@ Test(grant, empty_segments_of_other_spaces_go_before_own_entries)
     cr_assert_eq(kvt_stats(world).evicted_segments, 0);
     cr_assert_eq(kvt_stats(world).released_segments, 1);
     kvt_unmapped(world, second, b, gone->slot, gone->generation);
-    check();
+    kvt_world_check(world);
 }
 
 Test(grant, the_colder_of_own_and_foreign_goes_first)
@@ -261,7 +244,7 @@ Test(grant, foreign_segments_with_references_stay)
     kvt_publish_all(world, second, b, 1, 32, foreign.blocks);
     kvt_release(world, second, b, 28, foreign.blocks + 4);
     for (uint32_t i = 0; i < 8; i++)
-        hand_in(second, b, &foreign.segments[i]);
+        kvt_hand_in_granted(world, second, b, &foreign.segments[i]);
     got = kvt_get(world, first, a, 32);
     cr_assert_eq(got.block_count, 28);
     cr_assert_eq(got.obtainable_blocks, 0);
@@ -364,7 +347,7 @@ Test(grant, handing_in_what_is_not_owned_is_refused)
     cr_assert_eq(error_of(first), KVMEM_E_STALE);
     cr_assert_neq(kvi_dir_digest(world->dir), 0);
     (void)digest;
-    hand_in(first, a, &got.segments[0]);
+    kvt_hand_in_granted(world, first, a, &got.segments[0]);
     kvt_hand_in(world, first, a, 0, 1);
     cr_assert_eq(error_of(first), KVMEM_E_PERMISSION);
     kvt_request(world, first, a, 1, 0);
@@ -384,11 +367,11 @@ Test(grant, generations_of_a_slot_count_up)
 
         cr_assert_eq(got.segments[0].generation, generation);
         for (int i = 0; i < 8; i++)
-            hand_in(first, a, &got.segments[i]);
+            kvt_hand_in_granted(world, first, a, &got.segments[i]);
         got = kvt_get(world, second, b, 32);
         cr_assert_eq(got.block_count, 32);
         for (int i = 0; i < 8; i++)
-            hand_in(second, b, &got.segments[i]);
+            kvt_hand_in_granted(world, second, b, &got.segments[i]);
         kvt_forget(world);
     }
 }
@@ -405,13 +388,13 @@ Test(grant, creation_that_fails_is_made_up_for_or_refused)
     kvt_create_all(world, KVMEM_E_DEVICE_FULL); /* then own entries must go */
     got = kvt_take_grants(world, first);
     cr_assert(got.is_last && got.block_count == 2 && got.adopted_count == 1);
-    check();
+    kvt_world_check(world);
     kvt_space(world, second, "b", KVT_SMALL, 0);
     kvt_request(world, second, kvt_space(world, second, "c", KVT_SMALL, 0), 1, 0);
     kvt_create_all(world, KVMEM_E_SYSTEM);
     got = kvt_take_grants(world, second); /* the other segment, which nobody owns */
     cr_assert_eq(got.block_count, 0);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).free_bytes, 6 * 4096);
 }
 
@@ -436,15 +419,15 @@ Test(grant, what_is_created_for_nobody_any_more_goes_back)
     kvt_space(world, second, "a", KVT_SMALL, 0);
     kvt_request(world, first, a, 8, 0);
     kvi_dir_client_eof(world->dir, first);
-    check();
+    kvt_world_check(world);
     kvt_create_all(world, 0);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).idle_blocks, 8); /* a space that lives: they stay in it */
     kvt_request(world, second, a, 24, 0);
     cr_assert_eq(world->creating_count, 4);
     kvi_dir_client_exited(world->dir, first);
     kvi_dir_client_exited(world->dir, second);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).space_count, 1);
     kvt_create_all(world, 0);
     cr_assert_eq(kvt_stats(world).segment_count, 0);
@@ -489,7 +472,7 @@ Test(grant, descriptors_that_are_not_acknowledged_hold_the_rest_back)
     kvt_create_all(world, 0);
     got = kvt_take_grants(world, first);
     cr_assert(!got.is_last && got.block_count == 12);
-    check();
+    kvt_world_check(world);
     kvt_plain(world, first, KVI_OP_STATS, 0); /* acknowledges nothing */
     kvt_forget(world);
     cr_assert_eq(world->creating_count, 0);
@@ -526,10 +509,10 @@ Test(grant, adoption_is_held_back_too_and_a_dead_client_holds_nothing)
     kvt_request(world, second, a, 32, 0);
     got = kvt_take_grants(world, second);
     cr_assert(!got.is_last && got.fd_count == 2);
-    check();
+    kvt_world_check(world);
     kvi_dir_client_eof(world->dir, second);
     kvi_dir_client_exited(world->dir, second);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).fds_in_flight, 0);
 }
 
@@ -581,7 +564,7 @@ Test(grant, many_ranges_take_several_messages)
     }
     for (uint32_t slot = 0; slot < 5; slot++)
         kvt_hand_in(world, first, space, slot, 1);
-    check();
+    kvt_world_check(world);
     kvt_forget(world);
     kvt_request(world, first, space, 5 * bps / 2, 0);
     while ((grant = kvt_take_as(world, first, KVI_OP_GRANT)) != NULL) {
@@ -593,5 +576,5 @@ Test(grant, many_ranges_take_several_messages)
     cr_assert_eq(messages, 2);
     cr_assert_eq(ranges, 5 * bps / 2);
     cr_assert_eq(segments, 5);
-    check();
+    kvt_world_check(world);
 }

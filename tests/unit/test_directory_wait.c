@@ -14,11 +14,8 @@ static uint32_t first, second; /* two clients */
 
 static void make_world(struct kvi_dir_options options)
 {
-    if (world)
-        cr_assert(kvt_world_destroy(world));
-    world = kvt_world_create(&options);
-    first = kvt_join(world, KVMEM_ROLE_LEADER);
-    second = kvt_join(world, KVMEM_ROLE_LEADER);
+    kvt_world_end(world);
+    world = kvt_world_of_two(&options, &first, &second);
 }
 
 static void set_up(void)
@@ -26,26 +23,12 @@ static void set_up(void)
     make_world(kvt_dir_options(8, 4));
 }
 
-static void check(void)
-{
-    char text[256];
-
-    cr_assert_eq(kvi_dir_check(world->dir, text, sizeof(text)), 0, "%s", text);
-}
-
 static void tear_down(void)
 {
-    check();
-    cr_assert(kvt_world_destroy(world));
+    kvt_world_end(world);
 }
 
 TestSuite(wait, .init = set_up, .fini = tear_down, .timeout = 20);
-
-static void hand_in(uint32_t client, uint32_t space, const struct kvi_rec_segment_grant *segment)
-{
-    kvt_hand_in(world, client, space, segment->slot, segment->generation);
-    check();
-}
 
 static int error_of(uint32_t client)
 {
@@ -88,10 +71,10 @@ Test(wait, owners_are_pressed_and_what_they_hand_in_ends_the_wait)
     cr_assert_eq(pressure->deadline_ns, 1000);
     cr_assert_eq(pressure->header.serial, 0);
     cr_assert_eq(kvi_dir_next_deadline_ns(world->dir), world->now_ns + 1000);
-    check();
+    kvt_world_check(world);
     kvt_request(world, second, b, 1, KVI_REQUEST_MAY_WAIT);
     cr_assert_eq(error_of(second), KVMEM_E_BUSY);
-    hand_in(first, a, &got.segments[3]);
+    kvt_hand_in_granted(world, first, a, &got.segments[3]);
     cr_assert_eq(world->creating_count, 1);
     kvt_create_all(world, 0);
     cr_assert(kvt_take_as(world, first, KVI_OP_SEGMENT_GONE));
@@ -122,7 +105,7 @@ Test(wait, a_missed_deadline_is_counted_and_answered)
     cr_assert_eq(error_of(second), KVMEM_E_DEVICE_FULL);
     cr_assert_eq(kvt_stats(world).pressure_missed, 1);
     cr_assert_eq(kvt_stats(world).refusals, 1);
-    check();
+    kvt_world_check(world);
     kvt_request(world, second, b, 1, KVI_REQUEST_MAY_WAIT); /* a new deadline, pressed again */
     cr_assert(kvt_take_as(world, first, KVI_OP_PRESSURE));
 }
@@ -145,7 +128,7 @@ Test(wait, the_owner_of_most_is_pressed_first_and_each_once)
     cr_assert_eq(world->sent[1].client, first);
     kvt_request(world, fourth, d, 1, KVI_REQUEST_MAY_WAIT);
     cr_assert_eq(world->sent_count, 2); /* asked already */
-    check();
+    kvt_world_check(world);
 }
 
 Test(wait, those_who_wait_are_served_in_order_of_arrival)
@@ -158,12 +141,12 @@ Test(wait, those_who_wait_are_served_in_order_of_arrival)
     world->now_ns += 10;
     kvt_request(world, second, b, 4, KVI_REQUEST_MAY_WAIT);
     kvt_forget(world);
-    hand_in(first, a, &got.segments[0]);
+    kvt_hand_in_granted(world, first, a, &got.segments[0]);
     kvt_create_all(world, 0);
     cr_assert_eq(kvt_take_grants(world, third).block_count, 4);
     cr_assert_null(kvt_take(world, second));
     kvt_forget(world);
-    hand_in(first, a, &got.segments[1]);
+    kvt_hand_in_granted(world, first, a, &got.segments[1]);
     kvt_create_all(world, 0);
     cr_assert_eq(kvt_take_grants(world, second).block_count, 4);
 }
@@ -179,8 +162,8 @@ Test(wait, releases_deaths_and_unpinning_end_a_wait_too)
     kvt_pin(world, first, a, 1, (uint32_t[]){1}, 0);
     pin = kvt_take_as(world, first, KVI_OP_PIN_REPLY);
     id = pin->pin;
-    hand_in(first, a, &got.segments[0]);
-    hand_in(first, a, &got.segments[1]);
+    kvt_hand_in_granted(world, first, a, &got.segments[0]);
+    kvt_hand_in_granted(world, first, a, &got.segments[1]);
     kvt_request(world, second, b, 4, KVI_REQUEST_MAY_WAIT); /* two segments are leased */
     kvt_forget(world);
     kvt_release(world, first, a, 4, got.blocks); /* one is still pinned */
@@ -198,7 +181,7 @@ Test(wait, releases_deaths_and_unpinning_end_a_wait_too)
     kvi_dir_client_exited(world->dir, first);
     cr_assert_eq(world->creating_count, 6);
     kvt_create_all(world, 0);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_stats(world).space_count, 1);
 }
 
@@ -226,7 +209,8 @@ Test(wait, a_wait_ends_when_nobody_is_left_to_wait_for)
     kvt_lookup(world, second, space, 4, (uint32_t[]){1, 2, 3, 4}, 0);
     kvt_request(world, second, space, 1, KVI_REQUEST_MAY_WAIT);
     kvt_forget(world);
-    hand_in(first, space, &got.segments[0]); /* all leased: of no use, and no owner is left */
+    kvt_hand_in_granted(world, first, space,
+                        &got.segments[0]); /* all leased: of no use, and no owner is left */
     cr_assert_eq(error_of(second), KVMEM_E_QUOTA);
 }
 
@@ -257,14 +241,14 @@ Test(wait, who_goes_waits_no_more)
     make_full(&got, &b);
     kvt_request(world, second, b, 1, KVI_REQUEST_MAY_WAIT);
     kvt_close(world, second, b);
-    check();
+    kvt_world_check(world);
     b = kvt_space(world, second, "b", KVT_SMALL, 0);
     kvt_request(world, second, b, 1, KVI_REQUEST_MAY_WAIT);
     kvt_plain(world, second, KVI_OP_GOODBYE, 0);
-    check();
+    kvt_world_check(world);
     cr_assert_neq(kvi_dir_next_deadline_ns(world->dir), 0);
     kvi_dir_client_eof(world->dir, second);
-    check();
+    kvt_world_check(world);
 }
 
 /* ---- where bytes in use do not come back ---- */
@@ -281,9 +265,9 @@ Test(wait, a_mapped_segment_drains_before_its_bytes_are_free)
     a = make_full(&got, &b);
     kvt_publish_all(world, first, a, 1, 4, got.blocks);
     kvt_release(world, first, a, 4, got.blocks);
-    hand_in(first, a, &got.segments[0]);
+    kvt_hand_in_granted(world, first, a, &got.segments[0]);
     kvt_request(world, second, b, 4, KVI_REQUEST_MAY_WAIT);
-    check();
+    kvt_world_check(world);
     gone = kvt_take_as(world, first, KVI_OP_SEGMENT_GONE);
     cr_assert(gone);
     cr_assert_eq(kvt_stats(world).free_bytes, 0);
@@ -295,7 +279,7 @@ Test(wait, a_mapped_segment_drains_before_its_bytes_are_free)
     while (kvt_take_as(world, first, KVI_OP_PRESSURE))
         ;
     cr_assert_eq(kvt_take_grants(world, second).block_count, 4);
-    check();
+    kvt_world_check(world);
 }
 
 Test(wait, a_draining_segment_is_freed_by_the_exit_of_its_mapper)
@@ -307,11 +291,11 @@ Test(wait, a_draining_segment_is_freed_by_the_exit_of_its_mapper)
     options.releases_reclaim_mapped = 0;
     make_world(options);
     a = make_full(&got, &b);
-    hand_in(first, a, &got.segments[0]);
+    kvt_hand_in_granted(world, first, a, &got.segments[0]);
     kvt_request(world, second, b, 4, 0); /* may not wait: full for now */
     kvt_forget(world);
-    check();
+    kvt_world_check(world);
     kvi_dir_client_exited(world->dir, first);
-    check();
+    kvt_world_check(world);
     cr_assert_eq(kvt_get(world, second, b, 32).block_count, 32);
 }
