@@ -10,10 +10,10 @@
 #include "backend/backend_host.h"
 #include "log.h"
 #include "util/error.h"
+#include "util/geometry.h"
 
-#define SEGMENT_NUMBERS 65535u
-#define TARGET_BYTES    (UINT64_C(64) << 20)
-#define TARGET_SHARE    64u
+#define TARGET_BYTES (UINT64_C(64) << 20)
+#define TARGET_SHARE 64u
 
 struct segment {
     struct kvi_phys phys;  /* id 0: no memory */
@@ -43,9 +43,9 @@ int kvd_device_create(const struct kvi_alloc *alloc, const struct kvd_device_opt
     if (device == NULL)
         return kvi_error_set(KVMEM_E_NO_MEMORY, "device");
     device->alloc = alloc;
-    device->segments = kvi_allocate(alloc, SEGMENT_NUMBERS * sizeof(*device->segments));
+    device->segments = kvi_allocate(alloc, KVI_SEGMENT_LIMIT * sizeof(*device->segments));
     if (device->segments == NULL)
-        rc = kvi_error_set(KVMEM_E_NO_MEMORY, "device: table of %u segments", SEGMENT_NUMBERS);
+        rc = kvi_error_set(KVMEM_E_NO_MEMORY, "device: table of %u segments", KVI_SEGMENT_LIMIT);
     else
         rc = kvi_backend_host_create(&host, &device->backend);
     if (rc < 0) {
@@ -61,7 +61,7 @@ void kvd_device_destroy(struct kvd_device *device)
     if (device == NULL)
         return;
     kvi_backend_destroy(device->backend);
-    kvi_release(device->alloc, device->segments, SEGMENT_NUMBERS * sizeof(*device->segments));
+    kvi_release(device->alloc, device->segments, KVI_SEGMENT_LIMIT * sizeof(*device->segments));
     kvi_release(device->alloc, device, sizeof(*device));
 }
 
@@ -88,14 +88,14 @@ uint32_t kvd_device_segment_limit(const struct kvd_device *device)
     uint64_t count =
         info->device_bytes / (smallest > info->granule_bytes ? smallest : info->granule_bytes);
 
-    return count < SEGMENT_NUMBERS ? (uint32_t)count : SEGMENT_NUMBERS;
+    return count < KVI_SEGMENT_LIMIT ? (uint32_t)count : KVI_SEGMENT_LIMIT;
 }
 
 void kvd_device_segment_create(struct kvd_device *device, uint32_t segment, uint64_t bytes)
 {
     struct segment *wanted = &device->segments[segment];
 
-    assert(segment < SEGMENT_NUMBERS && bytes > 0);
+    assert(segment < KVI_SEGMENT_LIMIT && bytes > 0);
     assert(wanted->phys.id == 0 && wanted->wanted_bytes == 0);
     wanted->wanted_bytes = bytes;
     wanted->next_wanted = 0;
@@ -126,7 +126,7 @@ void kvd_device_segment_release(struct kvd_device *device, uint32_t segment)
 {
     struct segment *gone = &device->segments[segment];
 
-    assert(segment < SEGMENT_NUMBERS);
+    assert(segment < KVI_SEGMENT_LIMIT);
     if (device->is_leaving)
         return;
     assert(gone->phys.id != 0);
@@ -138,7 +138,7 @@ void kvd_device_segment_release(struct kvd_device *device, uint32_t segment)
 
 int kvd_device_segment_export(struct kvd_device *device, uint32_t segment, int *out_fd)
 {
-    assert(segment < SEGMENT_NUMBERS);
+    assert(segment < KVI_SEGMENT_LIMIT);
     return kvi_backend_segment_export(device->backend, device->segments[segment].phys, out_fd);
 }
 

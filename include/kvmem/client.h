@@ -39,7 +39,7 @@ struct kvmem_embed_options {
     uint32_t outbox_records; /* as above */
     const char *device;      /* NULL or "host" */
     const char *name;        /* as above */
-    uint64_t device_bytes;   /* size of the device; a multiple of granule_bytes */
+    uint64_t device_bytes;   /* a multiple of granule_bytes; > 0, the address space is the limit */
     uint64_t granule_bytes;  /* 0 = 64 KiB; a power of two, 4 KiB .. 1 GiB */
 };
 

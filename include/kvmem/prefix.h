@@ -43,7 +43,8 @@ KVMEM_API int kvmem_name_blocks(const struct kvmem_name *parent, uint32_t block_
 /* Find the longest run names[0 .. hits) of entries that are there, lease them to the caller and
  * map them. blocks (count) int32: their indices. *ready (may be NULL): to wait for before reading.
  * The caller owns one reference each: give them to kvmem_seq_attach or kvmem_prefix_release.
- * Sends the outbox first. Returns hits (0 .. count), or DAEMON_LOST, TIMED_OUT, INVALID.
+ * Sends the outbox first. Returns hits (0 .. count), or INVALID, TIMED_OUT, DAEMON_LOST, PROTOCOL,
+ * NO_MEMORY or SYSTEM (a segment could not be mapped; nothing stays leased).
  * Blocks for one round trip per 1,024 names, and one more when segments are new to this process. */
 KVMEM_API int kvmem_prefix_lookup(struct kvmem_space *space, uint32_t count,
                                   const struct kvmem_name *names, int32_t *blocks,
@@ -90,6 +91,7 @@ KVMEM_API int kvmem_publish_results(struct kvmem_space *space, uint32_t limit,
  * QUOTA, LIMIT, DAEMON_LOST. Blocks for a round trip. */
 KVMEM_API int kvmem_prefix_pin(struct kvmem_space *space, uint32_t count,
                                const struct kvmem_name *names, int64_t lifetime_ns, uint64_t *pin);
+/* End a pin. NOT_FOUND (it ended already), DAEMON_LOST, TIMED_OUT. Blocks for a round trip. */
 KVMEM_API int kvmem_prefix_unpin(struct kvmem_space *space, uint64_t pin);
 
 #ifdef __cplusplus

@@ -11,8 +11,10 @@
  * append returns (copy-on-write; on a GPU: on the stream of the fence). truncate takes tokens
  * back; into a sealed block it keeps the block readable and the next append copies.
  *
- * None of these calls does IPC, a system call or an allocation. All are all-or-nothing: on an
- * error nothing changed, in batch forms for no sequence.
+ * None of these calls does IPC, a system call or an allocation, with two exceptions: a free or
+ * truncate that ends more leases than the whole outbox holds sends as it goes (may block for the
+ * client's time limit), and a table longer than all before may take memory for itself once. All are
+ * all-or-nothing: on an error nothing changed, in batch forms for no sequence.
  * Codes common to all: STALE (the sequence was freed), INVALID, NOT_SUPPORTED (fence.kind).
  * Out of memory is KVMEM_E_REFILL_PENDING (dispatch, then again) or KVMEM_E_OUT_OF_BLOCKS (give
  * something back first: preempt). KVMEM_E_OUTBOX_FULL: call kvmem_client_dispatch.
@@ -65,6 +67,7 @@ KVMEM_API int kvmem_seqs_commit(struct kvmem_space *space, uint32_t n, const str
 KVMEM_API int kvmem_seq_truncate(struct kvmem_space *space, struct kvmem_seq seq, uint64_t tokens,
                                  struct kvmem_fence fence);
 
+/* What is known of a sequence. STALE, INVALID (size). */
 struct kvmem_seq_info {
     uint32_t size;        /* sizeof(struct kvmem_seq_info), set by the caller */
     uint32_t block_count; /* blocks in the table, reserved ones included */

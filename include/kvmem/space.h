@@ -108,7 +108,8 @@ KVMEM_API void *kvmem_space_base(const struct kvmem_space *space, uint32_t group
  * block at first use. An index, or OUT_OF_BLOCKS, REFILL_PENDING. */
 KVMEM_API int32_t kvmem_space_scratch(struct kvmem_space *space, uint32_t group);
 
-/* What a scheduler needs to admit requests; all in blocks of group 0. */
+/* What a scheduler needs to admit requests; all in blocks of group 0. Filled in without IPC;
+ * INVALID (size). */
 struct kvmem_capacity {
     uint32_t size;              /* sizeof(struct kvmem_capacity), set by the caller */
     uint32_t is_refill_pending; /* 1: asked for more, no answer yet */
@@ -126,11 +127,15 @@ KVMEM_API int kvmem_space_can_append(const struct kvmem_space *space, uint32_t n
                                      const struct kvmem_seq *seqs, const uint32_t *counts);
 
 /* Ask for memory until at least `blocks` are free, waiting at most `timeout_ns` (0: ask and
- * return). 0 when they are; REFILL_PENDING, OUT_OF_BLOCKS, QUOTA, DAEMON_LOST. May block. */
+ * return). 0 when they are; REFILL_PENDING (what comes later is kept for the caller),
+ * OUT_OF_BLOCKS, QUOTA, INVALID (more than the index range), TIMED_OUT (the request could not be
+ * sent), DAEMON_LOST, PROTOCOL, or what kept a segment from being created (SYSTEM, NO_MEMORY).
+ * They stay until they are used or trimmed. Blocks. */
 KVMEM_API int kvmem_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns);
 
 /* Hand in every segment that holds no unpublished block of a live sequence, free blocks
- * included. Returns the number of segments handed in. */
+ * included. Sends what was published first, and waits for the answers, at most the client's time
+ * limit. Returns the number of segments handed in, or TIMED_OUT, DAEMON_LOST. */
 KVMEM_API int kvmem_space_trim(struct kvmem_space *space);
 
 #ifdef __cplusplus

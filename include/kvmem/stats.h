@@ -42,6 +42,7 @@ struct kvmem_space_stats {
     uint64_t out_of_blocks;    /* calls refused with OUT_OF_BLOCKS or REFILL_PENDING */
 };
 
+/* Fill *out (size set by the caller). INVALID: NULL or size. No IPC. */
 KVMEM_API int kvmem_client_stats(const struct kvmem_client *client, struct kvmem_client_stats *out);
 KVMEM_API int kvmem_space_stats(const struct kvmem_space *space, struct kvmem_space_stats *out);
 

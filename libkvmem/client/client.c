@@ -28,6 +28,15 @@ int64_t kvi_client_now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+int64_t kvi_client_deadline_ns(int64_t timeout_ns)
+{
+    int64_t now_ns = kvi_client_now_ns();
+
+    if (timeout_ns <= 0)
+        return 0;
+    return timeout_ns < INT64_MAX - now_ns ? now_ns + timeout_ns : INT64_MAX;
+}
+
 /* ---- being lost ---- */
 
 int kvi_client_is_lost(const struct kvmem_client *client)
@@ -166,6 +175,15 @@ static int code_of(const struct kvi_msg_error *error)
     return kvi_error_set(code, "%s", error->text);
 }
 
+/* An error for the call; a daemon without a place refuses before it has read the hello, so that
+ * its error has no serial. */
+static bool is_refusal(const struct kvi_msg_error *error, uint32_t serial, enum kvi_opcode expected)
+{
+    return error->header.opcode == KVI_OP_ERROR &&
+           (error->header.serial == serial ||
+            (expected == KVI_OP_WELCOME && error->opcode == KVI_OP_HELLO));
+}
+
 /* Wait for the answer with `serial`, acting on whatever else comes. */
 static int await(struct kvmem_client *client, uint32_t serial, enum kvi_opcode expected,
                  int64_t deadline_ns, const void **reply)
@@ -184,7 +202,7 @@ static int await(struct kvmem_client *client, uint32_t serial, enum kvi_opcode e
             return kvi_error_set(KVMEM_E_TIMED_OUT, "no answer within %" PRId64 " ms",
                                  client->timeout_ns / 1000000);
         }
-        if (header->serial == serial && header->opcode == KVI_OP_ERROR)
+        if (is_refusal(client->rx, serial, expected))
             return code_of(client->rx);
         if (header->serial == serial && header->opcode == (uint32_t)expected) {
             *reply = client->rx;
@@ -213,7 +231,7 @@ static int settle(struct kvmem_client *client, int64_t deadline_ns)
 
 int kvi_client_call(struct kvmem_client *client, enum kvi_opcode expected, const void **reply)
 {
-    int64_t deadline_ns = kvi_client_now_ns() + client->timeout_ns;
+    int64_t deadline_ns = kvi_client_deadline_ns(client->timeout_ns);
     struct kvi_header *header = client->ask;
     int code = settle(client, deadline_ns);
 
@@ -223,6 +241,10 @@ int kvi_client_call(struct kvmem_client *client, enum kvi_opcode expected, const
     if (!header->serial)
         header->serial = ++client->last_serial;
     code = kvi_client_post(client, client->ask, left_ns(deadline_ns));
+    if (code == KVMEM_E_DAEMON_LOST && expected == KVI_OP_WELCOME) {
+        client->is_lost = false; /* closed before the hello: the reason is there to be read */
+        code = 0;
+    }
     if (code)
         return code;
     return await(client, header->serial, expected, deadline_ns, reply);
@@ -249,7 +271,7 @@ static int give_and_ask(struct kvmem_client *client)
 
 int kvi_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
 {
-    int64_t deadline_ns = timeout_ns > 0 ? kvi_client_now_ns() + timeout_ns : 0;
+    int64_t deadline_ns = kvi_client_deadline_ns(timeout_ns);
     uint64_t pressure_requests = client->pressure_requests;
     int code = kvi_client_is_lost(client);
     int count = 0;

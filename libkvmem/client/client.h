@@ -125,4 +125,7 @@ struct kvmem_space *kvi_client_space(const struct kvmem_client *client, uint32_t
 /* CLOCK_MONOTONIC. */
 int64_t kvi_client_now_ns(void);
 
+/* `timeout_ns` from now, INT64_MAX at most; 0 (do not wait) for 0 and less. */
+int64_t kvi_client_deadline_ns(int64_t timeout_ns);
+
 #endif

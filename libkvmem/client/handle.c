@@ -74,13 +74,22 @@ static int handle_late(struct kvmem_client *client)
     }
 }
 
+static bool is_waiting(const struct kvmem_client *client)
+{
+    for (uint32_t i = 0; i < client->space_high; i++)
+        if (client->spaces[i] && client->spaces[i]->request_serial)
+            return true;
+    return false;
+}
+
 static int handle_grant(struct kvmem_client *client, const struct kvi_msg_grant *grant)
 {
     struct kvmem_space *space = kvi_client_space(client, grant->space);
     int code = space ? kvi_refill_grant(space, grant) : 0;
 
-    /* More is to come, maybe held back until these descriptors are acknowledged. */
-    if (client->fd_count && !(grant->flags & KVI_GRANT_LAST))
+    /* More is to come, for this space or another, maybe held back until these descriptors are
+     * acknowledged. */
+    if (client->fd_count && is_waiting(client))
         client->owes_ack = true;
     return code;
 }

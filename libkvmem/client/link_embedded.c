@@ -43,13 +43,13 @@
 #include "directory/directory.h"
 #include "util/alloc.h"
 #include "util/error.h"
+#include "util/geometry.h"
 #include "wire/socket.h"
 
-#define SEGMENT_NUMBERS 65535u
-#define STATUS_BYTES    (UINT64_C(2) << 20) /* 1,927 slots; untouched ones cost nothing */
-#define QUEUE_BYTES     (UINT64_C(128) << 10)
-#define NEVER           UINT64_MAX
-#define NS_A_SECOND     UINT64_C(1000000000)
+#define STATUS_BYTES (UINT64_C(2) << 20) /* 1,927 slots; untouched ones cost nothing */
+#define QUEUE_BYTES  (UINT64_C(128) << 10)
+#define NEVER        UINT64_MAX
+#define NS_A_SECOND  UINT64_C(1000000000)
 
 /* A message in the queue; its bytes follow, rounded up to 8. */
 struct queued {
@@ -61,7 +61,7 @@ struct queued {
 struct segment {
     struct kvi_phys phys;
     uint64_t wanted_bytes; /* of a segment that is to be created */
-    uint32_t next_wanted;  /* in the list; SEGMENT_NUMBERS = last */
+    uint32_t next_wanted;  /* in the list; KVI_SEGMENT_LIMIT = last */
 };
 
 struct link_embedded {
@@ -80,9 +80,9 @@ struct link_embedded {
     size_t queue_bytes;
     size_t queue_head;
     size_t queue_tail;
-    uint32_t first_wanted; /* SEGMENT_NUMBERS = none */
+    uint32_t first_wanted; /* KVI_SEGMENT_LIMIT = none */
     uint32_t last_wanted;
-    struct segment *segments; /* [SEGMENT_NUMBERS] */
+    struct segment *segments; /* [KVI_SEGMENT_LIMIT] */
     char failure[160];
 };
 
@@ -227,8 +227,8 @@ static void env_segment_create(void *context, uint32_t segment, uint64_t bytes)
     struct link_embedded *link = context;
 
     link->segments[segment].wanted_bytes = bytes;
-    link->segments[segment].next_wanted = SEGMENT_NUMBERS;
-    if (link->first_wanted == SEGMENT_NUMBERS)
+    link->segments[segment].next_wanted = KVI_SEGMENT_LIMIT;
+    if (link->first_wanted == KVI_SEGMENT_LIMIT)
         link->first_wanted = segment;
     else
         link->segments[link->last_wanted].next_wanted = segment;
@@ -270,7 +270,7 @@ static int env_usage(void *context, uint32_t client, uint32_t space, uint32_t sl
 
 static void carry_out_creations(struct link_embedded *link)
 {
-    while (link->first_wanted != SEGMENT_NUMBERS) {
+    while (link->first_wanted != KVI_SEGMENT_LIMIT) {
         uint32_t number = link->first_wanted;
         struct segment *segment = &link->segments[number];
         int rc;
@@ -431,7 +431,7 @@ static void destroy(struct link_embedded *link)
         close(link->status_fd);
     if (link->timer_fd >= 0)
         close(link->timer_fd);
-    kvi_release(&kvi_alloc_libc, link->segments, SEGMENT_NUMBERS * sizeof(*link->segments));
+    kvi_release(&kvi_alloc_libc, link->segments, KVI_SEGMENT_LIMIT * sizeof(*link->segments));
     kvi_release(&kvi_alloc_libc, link, sizeof(*link));
 }
 
@@ -496,7 +496,7 @@ static int fill(struct link_embedded *link, uint64_t device_bytes, uint64_t gran
                                             .granule_bytes = granule_bytes};
     int rc;
 
-    link->segments = kvi_allocate(&kvi_alloc_libc, SEGMENT_NUMBERS * sizeof(*link->segments));
+    link->segments = kvi_allocate(&kvi_alloc_libc, KVI_SEGMENT_LIMIT * sizeof(*link->segments));
     link->queue = kvi_allocate(&kvi_alloc_libc, QUEUE_BYTES);
     link->queue_bytes = link->queue ? QUEUE_BYTES : 0;
     if (!link->segments || !link->queue)
@@ -525,7 +525,7 @@ int kvi_link_embed(uint64_t device_bytes, uint64_t granule_bytes, struct kvi_lin
     link->timer_fd = -1;
     link->status_fd = -1;
     link->timer_ns = NEVER;
-    link->first_wanted = SEGMENT_NUMBERS;
+    link->first_wanted = KVI_SEGMENT_LIMIT;
     rc = fill(link, device_bytes, granule_bytes);
     if (rc) {
         destroy(link);

@@ -53,7 +53,7 @@ struct kvi_outbox_record *kvi_outbox_append(struct kvmem_client *client, enum kv
     struct kvi_outbox_record *record;
 
     if (outbox->head - outbox->tail > outbox->mask && !client->is_lost) {
-        kvi_outbox_flush(client, kvi_client_now_ns() + client->timeout_ns);
+        kvi_outbox_flush(client, kvi_client_deadline_ns(client->timeout_ns));
         if (outbox->head - outbox->tail > outbox->mask && !client->is_lost)
             kvi_client_lose(client, kvi_error_set(KVMEM_E_DAEMON_LOST,
                                                   "the daemon does not take what is sent"));

@@ -13,6 +13,12 @@
 
 /* ---- lookup ---- */
 
+/* How many of the names that are left go into the next message. */
+static uint32_t part_of(uint32_t left)
+{
+    return left < KVI_CLIENT_LOOKUP_NAMES ? left : KVI_CLIENT_LOOKUP_NAMES;
+}
+
 static int ask_names(struct kvmem_space *space, uint32_t count, const struct kvmem_name *names,
                      uint32_t flags, const struct kvi_msg_lookup_reply **out)
 {
@@ -118,8 +124,7 @@ int kvi_prefix_lookup(struct kvmem_space *space, uint32_t count, const struct kv
     if (!count)
         return kvi_client_is_lost(space->client);
     while (done < count) {
-        uint32_t part =
-            count - done < KVI_CLIENT_LOOKUP_NAMES ? count - done : KVI_CLIENT_LOOKUP_NAMES;
+        uint32_t part = part_of(count - done);
         int hits = lookup_some(space, part, names + done, blocks + done);
 
         if (hits < 0) {
@@ -143,8 +148,7 @@ int kvi_prefix_peek(struct kvmem_space *space, uint32_t count, const struct kvme
     if (!count)
         return kvi_client_is_lost(space->client);
     while (done < count) {
-        uint32_t part =
-            count - done < KVI_CLIENT_LOOKUP_NAMES ? count - done : KVI_CLIENT_LOOKUP_NAMES;
+        uint32_t part = part_of(count - done);
         const struct kvi_msg_lookup_reply *reply;
         int code = ask_names(space, part, names + done, KVI_LOOKUP_PEEK, &reply);
 

@@ -250,7 +250,7 @@ uint32_t kvi_refill_hand_in(struct kvmem_space *space, bool all)
 int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns)
 {
     struct kvmem_client *client = space->client;
-    int64_t deadline_ns = timeout_ns > 0 ? kvi_client_now_ns() + timeout_ns : 0;
+    int64_t deadline_ns = kvi_client_deadline_ns(timeout_ns);
     bool was_asked = false;
 
     if (blocks > space->pool.index_range)
@@ -274,10 +274,13 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
             return code;
         if (code == 0 && deadline_ns && kvi_client_now_ns() < deadline_ns)
             continue;
-        if (code <= 0 && kvi_pool_free_blocks(&space->pool) < blocks && space->request_serial)
+        if (code <= 0 && kvi_pool_free_blocks(&space->pool) < blocks && space->request_serial) {
+            if (blocks > space->lacking)
+                space->lacking = blocks; /* what comes for it later is kept */
             return kvi_error_set(KVMEM_E_REFILL_PENDING,
                                  "%" PRIu64 " of %" PRIu64 " blocks are free",
                                  kvi_pool_free_blocks(&space->pool), blocks);
+        }
         if (code == KVMEM_E_TIMED_OUT)
             return code;
     }
@@ -285,15 +288,16 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
         space->reserved_blocks = blocks;
         return 0;
     }
-    return kvi_error_set(space->refusal == KVMEM_E_QUOTA ? KVMEM_E_QUOTA : KVMEM_E_OUT_OF_BLOCKS,
-                         "%" PRIu64 " of %" PRIu64 " blocks are free, and the daemon gives none",
-                         kvi_pool_free_blocks(&space->pool), blocks);
+    return kvi_error_set(
+        space->refusal == KVMEM_E_DEVICE_FULL ? KVMEM_E_OUT_OF_BLOCKS : space->refusal,
+        "%" PRIu64 " of %" PRIu64 " blocks are free; the directory said %s",
+        kvi_pool_free_blocks(&space->pool), blocks, kvmem_error_name(space->refusal));
 }
 
 int kvi_space_trim(struct kvmem_space *space)
 {
     struct kvmem_client *client = space->client;
-    int64_t deadline_ns = kvi_client_now_ns() + client->timeout_ns;
+    int64_t deadline_ns = kvi_client_deadline_ns(client->timeout_ns);
     int code = kvi_outbox_drain(client, deadline_ns);
     uint32_t count;
 

@@ -55,7 +55,7 @@ int kvi_space_room(struct kvmem_space *space, uint64_t records)
     if (records <= kvi_outbox_room(outbox) || space->client->is_lost)
         return 0;
     if (records > outbox->limit &&
-        !kvi_outbox_drain(space->client, kvi_client_now_ns() + space->client->timeout_ns))
+        !kvi_outbox_drain(space->client, kvi_client_deadline_ns(space->client->timeout_ns)))
         return 0;
     return kvi_error_set(KVMEM_E_OUTBOX_FULL, "room for %" PRIu64 " of %" PRIu64 " records",
                          kvi_outbox_room(outbox), records);
@@ -358,7 +358,7 @@ void kvi_space_close(struct kvmem_space *space)
     struct kvmem_client *client = space->client;
 
     /* Publications of sequences that live on or ended must arrive; leases go with the space. */
-    (void)kvi_outbox_drain(client, kvi_client_now_ns() + client->timeout_ns);
+    (void)kvi_outbox_drain(client, kvi_client_deadline_ns(client->timeout_ns));
     kvi_importer_fini(space);
     /* From here on what arrives for it finds no space: descriptors are closed. */
     client->spaces[space->place] = NULL;

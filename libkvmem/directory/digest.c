@@ -130,6 +130,7 @@ uint64_t kvi_dir_digest(const struct kvi_dir *dir)
     uint64_t digest = UINT64_C(0xcbf29ce484222325);
 
     fold(&digest, dir->free_bytes);
+    fold(&digest, dir->check_after_ns);
     fold(&digest, dir->stamp);
     fold(&digest, (uint64_t)dir->session_serial << 32 | (uint32_t)dir->is_draining);
     for (uint32_t i = 0; i < dir->segment_high; i++)

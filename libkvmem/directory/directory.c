@@ -114,7 +114,7 @@ static uint32_t segment_limit_of(const struct kvi_dir_options *options)
     if (smallest < options->granule_bytes)
         smallest = options->granule_bytes;
     limit = options->device_bytes / smallest + 1;
-    return limit > KVI_DIR_SEGMENT_LIMIT ? KVI_DIR_SEGMENT_LIMIT : (uint32_t)limit;
+    return limit > KVI_SEGMENT_LIMIT ? KVI_SEGMENT_LIMIT : (uint32_t)limit;
 }
 
 static void set_options(struct kvi_dir *dir, const struct kvi_dir_options *options)

@@ -34,10 +34,10 @@
 #include "directory/directory.h"
 #include "directory/heap.h"
 #include "directory/index.h"
+#include "util/geometry.h"
 
 #define KVI_DIR_NONE           UINT32_MAX
 #define KVI_DIR_NEVER          UINT64_MAX
-#define KVI_DIR_SEGMENT_LIMIT  65534u /* + 1 fits the index's 16 bits, beside 0 */
 #define KVI_DIR_BLOCK_LIMIT    (1u << 24)
 #define KVI_DIR_GRANT_SEGMENTS KVI_MESSAGE_FDS
 #define KVI_DIR_GRANT_RANGES   4096u
@@ -210,7 +210,8 @@ struct kvi_dir {
     uint32_t segment_high; /* no used number from here on */
     uint32_t segment_count;
     int is_draining;
-    int memory_came_back; /* since waiting requests were last tried */
+    int memory_came_back;    /* since waiting requests were last tried */
+    uint64_t check_after_ns; /* another check is answered BUSY until then */
     uint32_t pressed_count;
     uint64_t next_tick_ns; /* no pin or pressed owner is due earlier */
     struct kvi_dir_segment *segments;

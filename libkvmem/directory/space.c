@@ -177,17 +177,6 @@ void kvi_dir_space_fini(struct kvi_dir *dir, struct kvi_dir_space *space)
     *space = (struct kvi_dir_space){.generation = space->generation};
 }
 
-static uint32_t segment_limit_of(const struct kvmem_geometry *geometry)
-{
-    uint64_t limit = geometry->segment_limit;
-
-    if (limit > KVI_DIR_SEGMENT_LIMIT)
-        limit = KVI_DIR_SEGMENT_LIMIT;
-    if (limit > INT32_MAX / geometry->blocks_per_segment)
-        limit = INT32_MAX / geometry->blocks_per_segment;
-    return (uint32_t)limit;
-}
-
 /* A new space in the first free place; NULL with a refusal when there is none, or no memory. */
 static struct kvi_dir_space *create_space(struct kvi_dir *dir, const struct kvi_msg_space_open *m,
                                           const struct kvi_rec_group *group,
@@ -208,7 +197,7 @@ static struct kvi_dir_space *create_space(struct kvi_dir *dir, const struct kvi_
                                     .layout = m->layout,
                                     .group = *group,
                                     .geometry = *geometry,
-                                    .segment_limit = segment_limit_of(geometry)};
+                                    .segment_limit = geometry->segment_limit};
     space->slots = kvi_allocate(&dir->env.alloc, slots_bytes(space));
     if (!space->slots) {
         refuse(r, KVMEM_E_NO_MEMORY, "space_open: no memory for the records of the space");

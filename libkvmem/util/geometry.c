@@ -38,7 +38,6 @@
 #define TARGET_BYTES      (UINT64_C(64) << 20)
 #define TARGETS_A_DEVICE  64
 #define COUNT_MAX         (1u << 24)
-#define SEGMENT_LIMIT     65535u
 #define BLOCK_TOKENS_MAX  4096u
 #define GRANULE_BYTES_MIN UINT64_C(4096)
 #define GRANULE_BYTES_MAX (UINT64_C(1) << 40)
@@ -207,9 +206,9 @@ static uint32_t segment_limit_of(const struct kvmem_geometry *geometry, uint64_t
 {
     uint64_t segments = device_bytes / geometry->segment_bytes;
 
-    segments = least(segments, SEGMENT_LIMIT) * 2;
+    segments = least(segments, KVI_SEGMENT_LIMIT) * 2;
     segments = least(segments, (uint64_t)INT32_MAX / geometry->blocks_per_segment);
-    return (uint32_t)least(segments, SEGMENT_LIMIT);
+    return (uint32_t)least(segments, KVI_SEGMENT_LIMIT);
 }
 
 static bool does_fit(uint32_t layout, uint32_t block_tokens,

@@ -7,6 +7,9 @@
 
 #include <kvmem/space.h>
 
+/* Segments of a space, and of a directory: a number + 1 fits 16 bits, beside 0 for none. */
+#define KVI_SEGMENT_LIMIT 65534u
+
 /* Plan one group. The directory and the clients call this with the same arguments and get the
  * same answer. 0; KVMEM_E_INVALID naming the field, its value and its range, or, when no segment
  * pads at most 1 %, the nearest block_tokens that works; KVMEM_E_NOT_SUPPORTED naming layout or

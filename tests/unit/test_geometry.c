@@ -581,7 +581,7 @@ Test(geometry, device_and_granule)
     WANT(kvi_geometry_plan(0, 16, &group, 64 * KIB - 1, 64 * KIB, &g) == KVMEM_E_INVALID);
     WANT(strstr(kvmem_error_detail()->text, "device_bytes"));
     WANT(kvi_geometry_plan(0, 16, &group, UINT64_MAX, 64 * KIB, &g) == 0);
-    WANT(g.segment_limit == 65535 && g.segment_bytes == 64 * MIB);
+    WANT(g.segment_limit == KVI_SEGMENT_LIMIT && g.segment_bytes == 64 * MIB);
     WANT(kvi_geometry_plan(0, 1, &group, UINT64_MAX, UINT64_C(1) << 40, &g) == KVMEM_E_INVALID ||
          g.segment_bytes % (UINT64_C(1) << 40) == 0);
     WANT(kvmem_geometry_plan(&options, 1, BIG, GRANULE, &g) == KVMEM_E_INVALID);
