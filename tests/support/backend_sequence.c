@@ -26,12 +26,15 @@ static bool sequence_copies(struct kvt_sequence *s, uint64_t ours, uint64_t thei
     unsigned char bytes[64] = {7};
     struct kvi_backend_memory memory;
 
-    return kvt_step_done(s, kvi_backend_copy_in(s->b, ours, bytes, 64, 0)) &&
-           kvt_step_done(s, kvi_backend_copy(s->b, ours + 64, ours, 64, 0)) &&
-           kvt_step_done(s, kvi_backend_copy_out(s->b, bytes, theirs + 64, 64, 0)) &&
-           kvt_step_done(s, kvi_backend_set_access(s->b, theirs, s->t->granule, KVI_ACCESS_RW)) &&
-           kvt_step_done(s, kvi_backend_fence_signal(s->b, counter, 1, 0)) &&
-           kvt_step_done(s, kvi_backend_fence_wait(s->b, counter, 1, 0)) &&
+    *counter = 0;
+    if (!(kvt_step_done(s, kvi_backend_copy_in(s->b, ours, bytes, 64, 0)) &&
+          kvt_step_done(s, kvi_backend_copy(s->b, ours + 64, ours, 64, 0)) &&
+          kvt_step_done(s, kvi_backend_copy_out(s->b, bytes, theirs + 64, 64, 0)) &&
+          kvt_step_done(s, kvi_backend_set_access(s->b, theirs, s->t->granule, KVI_ACCESS_RW)) &&
+          kvt_step_done(s, kvi_backend_fence_signal(s->b, counter, 1, 0))))
+        return false;
+    kvt_reached(s->t, counter, 1); /* nothing is under way when it is unmapped and unpinned */
+    return kvt_step_done(s, kvi_backend_fence_wait(s->b, counter, 1, 0)) &&
            kvt_step_done(s, kvi_backend_memory(s->b, &memory));
 }
 
