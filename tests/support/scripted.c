@@ -111,7 +111,7 @@ static void push_opened(struct kvt_script *script, const struct kvi_msg_space_op
                             script->granule_bytes, &plan),
          "geometry");
     kvi_wire_begin(&opened, KVI_OP_SPACE_OPENED, request->header.serial);
-    opened.space = 7;
+    opened.space = 7 + script->spaces++;
     opened.blocks_per_segment = plan.blocks_per_segment;
     opened.segment_bytes = plan.segment_bytes;
     opened.index_stride_bytes = plan.index_stride_bytes;

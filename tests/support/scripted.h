@@ -46,6 +46,7 @@ struct kvt_script {
     const char *welcome_device;
     bool is_closed;
     uint32_t last_fds_received;
+    uint32_t spaces; /* opened so far: 7, 8, ... are their ids; grants are for 7 */
 };
 
 /* A script on a device of `device_bytes`; its link is script->base. Aborts on failure. */

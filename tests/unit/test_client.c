@@ -212,6 +212,27 @@ Test(client, descriptors_are_acknowledged)
     end(&s);
 }
 
+/* The last grant of one space is acknowledged at once while another space waits: the daemon may be
+ * holding that one's segments back for want of it. */
+Test(client, descriptors_are_acknowledged_for_other_spaces)
+{
+    struct kvmem_space_options options = kvt_small_space("other");
+    struct kvmem_space *other;
+    struct scene s;
+    uint32_t serial;
+
+    begin(&s);
+    cr_assert(kvmem_space_open(s.client, &options, &other) == 0, "%s", kvmem_error_detail()->text);
+    cr_assert(kvmem_space_reserve(s.space, 8, 0) == KVMEM_E_REFILL_PENDING);
+    serial = requested(&s);
+    cr_assert(kvmem_space_reserve(other, 8, 0) == KVMEM_E_REFILL_PENDING);
+    kvt_script_grant(s.script, &s.geometry, serial, 0, 2, KVI_GRANT_LAST);
+    dispatch(&s, 1);
+    cr_assert(kvt_script_find(s.script, KVI_OP_ACKNOWLEDGE) != NULL);
+    cr_assert(s.script->last_fds_received == 3, "%u", s.script->last_fds_received);
+    end(&s);
+}
+
 /* ---- handing in ---- */
 
 Test(client, hand_in_comes_after_what_was_said_before)
