@@ -65,9 +65,9 @@ static void on_send(void *context, uint32_t to, const void *datagram, size_t byt
             granted[granted_blocks++] = ranges[i].first + b;
 }
 
-static void on_create(void *context, uint32_t segment, uint64_t bytes)
+static void on_create(void *context, uint32_t segment, uint32_t device, uint64_t bytes)
 {
-    (void)context, (void)bytes;
+    (void)context, (void)device, (void)bytes;
     created[created_count++] = segment;
 }
 
@@ -84,11 +84,14 @@ static void on_close(void *context, uint32_t who, int code, const char *text)
 
 static struct kvi_dir *make_directory(void)
 {
-    struct kvi_dir_options options = {.device_bytes = (uint64_t)BLOCKS * KVB_BLOCK_BYTES,
-                                      .granule_bytes = 65536,
-                                      .releases_reclaim_mapped = 1,
-                                      .unacked_fd_limit = 1024,
-                                      .device_name = "host"};
+    struct kvi_dir_options options = {
+        .devices = {{.kind = 1,
+                     .device_bytes = (uint64_t)BLOCKS * KVB_BLOCK_BYTES,
+                     .granule_bytes = 65536,
+                     .releases_reclaim_mapped = 1,
+                     .name = "host"}},
+        .device_count = 1,
+        .unacked_fd_limit = 1024};
     struct kvi_dir_env env = {.version = KVI_DIR_ENV_VERSION,
                               .size = sizeof(env),
                               .alloc = {NULL, count_allocate, count_release},

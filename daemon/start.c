@@ -45,13 +45,15 @@ static int directory_create(struct kvd_server *server)
     const struct kvi_backend_info *info = kvd_device_info(server->device);
     struct kvi_dir_env env = kvd_world(server);
     struct kvi_dir_options options = {
-        .device_bytes = info->device_bytes,
-        .granule_bytes = info->granule_bytes,
+        .devices = {{.kind = info->kind,
+                     .device_bytes = info->device_bytes,
+                     .granule_bytes = info->granule_bytes,
+                     .releases_reclaim_mapped = (info->flags & KVI_BACKEND_RECLAIMS_MAPPED) != 0}},
+        .device_count = 1,
         .status_bytes = server->status_bytes,
-        .releases_reclaim_mapped = (info->flags & KVI_BACKEND_RECLAIMS_MAPPED) != 0,
     };
 
-    snprintf(options.device_name, sizeof(options.device_name), "%.31s", info->name);
+    snprintf(options.devices[0].name, sizeof(options.devices[0].name), "%.47s", info->name);
     return kvi_dir_create(&options, &env, &server->dir);
 }
 

@@ -86,10 +86,11 @@ static void world_send(void *context, uint32_t client, const void *datagram, siz
         kvd_connection_send_consume(connection, datagram, bytes, fds, (uint32_t)fd_count);
 }
 
-static void world_segment_create(void *context, uint32_t segment, uint64_t bytes)
+static void world_segment_create(void *context, uint32_t segment, uint32_t device, uint64_t bytes)
 {
     struct kvd_server *server = context;
 
+    (void)device;
     kvd_device_segment_create(server->device, segment, bytes);
 }
 

@@ -6,10 +6,13 @@
 #ifndef KVMEM_H
 #define KVMEM_H
 
+#include <kvmem/blocks.h>
 #include <kvmem/client.h>
+#include <kvmem/device_table.h>
 #include <kvmem/error.h>
 #include <kvmem/fence.h>
 #include <kvmem/prefix.h>
+#include <kvmem/region.h>
 #include <kvmem/seq.h>
 #include <kvmem/space.h>
 #include <kvmem/stats.h>

@@ -4,7 +4,8 @@
  * or a directory inside the process itself (embed; same behaviour, no sharing with others).
  *
  * Threads: one thread at a time uses a client and everything opened from it. The library starts
- * no thread, installs no signal handler, prints nothing, and never exits.
+ * no thread but the one that KVMEM_CLIENT_HELPER asks for (all signals blocked), installs no signal
+ * handler, prints nothing, and never exits.
  * Progress: what the hot path gives away (publish, release, free) is recorded in an outbox and
  * leaves with kvmem_client_dispatch(), which a serving engine calls once a step.
  */
@@ -23,6 +24,12 @@ enum kvmem_role {
     KVMEM_ROLE_OBSERVER = 2 /* reads statistics only */
 };
 
+enum kvmem_client_flag {
+    /* A thread of the client's own makes the driver calls that map memory ahead of need, so that
+     * none is made on the calling thread in a steady state. */
+    KVMEM_CLIENT_HELPER = 1
+};
+
 struct kvmem_connect_options {
     uint32_t size;           /* sizeof(struct kvmem_connect_options) */
     uint32_t role;           /* enum kvmem_role */
@@ -30,17 +37,19 @@ struct kvmem_connect_options {
     const char *name;        /* shown by kvmemctl; NULL or at most 31 bytes of UTF-8 */
     const struct kvmem_session_token *session; /* MEMBER: whose session; reconnect: own; or NULL */
     uint32_t outbox_records;                   /* 0 = 65,536; range 1,024 .. 16,777,216 */
-    uint32_t reserved;                         /* 0 */
+    uint32_t flags;                            /* enum kvmem_client_flag */
     int64_t timeout_ns; /* for connect and each request; 0 = 5 s; < 0 is refused */
 };
 
 struct kvmem_embed_options {
     uint32_t size;           /* sizeof(struct kvmem_embed_options) */
     uint32_t outbox_records; /* as above */
-    const char *device;      /* NULL or "host" */
+    const char *device;      /* NULL or "host"; or "cuda:N", N as the CUDA driver counts */
     const char *name;        /* as above */
     uint64_t device_bytes;   /* a multiple of granule_bytes; > 0, the address space is the limit */
-    uint64_t granule_bytes;  /* 0 = 64 KiB; a power of two, 4 KiB .. 1 GiB */
+    uint64_t granule_bytes;  /* host: 0 = 64 KiB; a power of two, 4 KiB .. 1 GiB. CUDA: 0 */
+    uint32_t flags;          /* enum kvmem_client_flag */
+    uint32_t reserved;       /* 0 */
 };
 
 /* Connect to kvmemd and say hello. `options` may be NULL (all defaults). On success *out is a
@@ -80,6 +89,24 @@ struct kvmem_client_info {
     struct kvmem_session_token session;
     char device_name[32];
 };
+
+/* A device of the client's daemon. */
+struct kvmem_device_info {
+    uint32_t kind;      /* 1 host, 2 CUDA */
+    uint32_t is_stuck;  /* 1: its driver has not answered for seconds */
+    uint32_t is_shared; /* 1: under CUDA MPS */
+    uint32_t reserved;
+    uint64_t device_bytes;  /* that the daemon may take */
+    uint64_t free_bytes;    /* of these, in no segment */
+    uint64_t granule_bytes; /* smallest mapping unit */
+    uint8_t uuid[16];       /* of a GPU, the same in every process; zero for the host */
+    char name[48];          /* "host", "cuda:0 NVIDIA H200" */
+};
+
+/* The devices as they are now, devices[i] for i < limit: kvmem_space_options.device is 1 + i.
+ * Returns how many there are. Blocks for a round trip. INVALID, DAEMON_LOST, TIMED_OUT. */
+KVMEM_API int kvmem_client_devices(struct kvmem_client *client, uint32_t limit,
+                                   struct kvmem_device_info *devices);
 
 /* Fill *info. KVMEM_E_INVALID when info->size is unknown. */
 KVMEM_API int kvmem_client_info(const struct kvmem_client *client, struct kvmem_client_info *info);

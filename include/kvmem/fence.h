@@ -3,42 +3,76 @@
  * Fences say when memory may be touched. A call that gives memory away takes the fence of the
  * last work on it; a call that hands memory out returns the fence to wait for.
  *
- * On the host device bytes are written by the calling thread itself: NONE and HOST are the
- * kinds that work there. STREAM and TIMELINE are for GPUs; a host space refuses them with
- * KVMEM_E_NOT_SUPPORTED naming fence.kind.
+ *   NONE, HOST   nothing is under way: all work on the memory is done
+ *   STREAM       behind what a CUDA stream holds now; the library turns it into a TIMELINE fence
+ *                by one write on that stream. Of this process; the host device refuses it
+ *   TIMELINE     a value on a timeline: 64-bit counters in a page that producer and consumers, of
+ *                several processes, have mapped and pinned. Streams signal it and wait for it
+ *
+ * A producer may die before it has signalled. Its timeline is then released, so that no stream
+ * waits for ever, and its fence is *broken*: kvmem_fence_poll says STALE, what it guarded is a
+ * miss for every later look-up, and who has read it computes it again. A consumer asks
+ * kvmem_fence_poll once for each fence that a look-up gave it before it lets others see results.
  */
 #ifndef KVMEM_FENCE_H
 #define KVMEM_FENCE_H
 
 #include <kvmem/types.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 enum kvmem_fence_kind {
-    KVMEM_FENCE_NONE = 0,    /* nothing is under way: the memory is ready now */
-    KVMEM_FENCE_HOST = 1,    /* the calling thread did the work, in program order */
-    KVMEM_FENCE_STREAM = 2,  /* ordered behind what `stream` holds now (a CUstream) */
-    KVMEM_FENCE_TIMELINE = 3 /* when timeline `timeline` has reached `value` */
+    KVMEM_FENCE_NONE = 0,
+    KVMEM_FENCE_HOST = 1,
+    KVMEM_FENCE_STREAM = 2,
+    KVMEM_FENCE_TIMELINE = 3
 };
 
 struct kvmem_fence {
     uint32_t kind;     /* enum kvmem_fence_kind */
-    uint32_t timeline; /* TIMELINE: the producing client's number, else 0 */
+    uint32_t timeline; /* TIMELINE: whose, opaque; else 0 */
     uint64_t value;    /* TIMELINE: value to reach, else 0 */
-    void *stream;      /* STREAM: the CUstream, else NULL */
+    void *stream;      /* STREAM: the CUstream, NULL for the legacy default stream; else NULL */
 };
 
-/* The fence of work that is done: what every host-device caller passes. */
+/* The fence of work that is done. */
 static inline struct kvmem_fence kvmem_fence_none(void)
 {
     struct kvmem_fence fence = {KVMEM_FENCE_NONE, 0, 0, NULL};
     return fence;
 }
 
-/* 1 when `fence` has passed, 0 when not yet, KVMEM_E_INVALID for an unknown kind,
- * KVMEM_E_NOT_SUPPORTED for a kind that the client's device does not have. Does not block. */
+/* The fence of all that `stream` (a CUstream of the space's device) holds at the call that takes
+ * it. */
+static inline struct kvmem_fence kvmem_fence_stream(void *stream)
+{
+    struct kvmem_fence fence = {KVMEM_FENCE_STREAM, 0, 0, stream};
+    return fence;
+}
+
+/* A TIMELINE fence for what `stream` holds now, to be used several times: one stream write, 1.3 µs
+ * on an H200. NOT_SUPPORTED on the host device, SYSTEM. Does not block. */
+KVMEM_API int kvmem_fence_record(struct kvmem_space *space, void *stream,
+                                 struct kvmem_fence *fence);
+
+/* Make what `stream` gets from now on wait for `fence`; nothing when it has passed. Does not
+ * block. INVALID (kind, timeline), NOT_SUPPORTED on the host device for fences that are under
+ * way, STALE (broken), SYSTEM. */
+KVMEM_API int kvmem_fence_order(struct kvmem_space *space, void *stream,
+                                const struct kvmem_fence *fence);
+
+/* A TIMELINE fence for work that no stream holds: a thread of the process or a network card.
+ * kvmem_fence_fulfil ends it, in any order; call both from the client's thread. At most 1,024 may
+ * be open: LIMIT. INVALID in fulfil: not promised by this client, or fulfilled already. */
+KVMEM_API int kvmem_fence_promise(struct kvmem_client *client, struct kvmem_fence *fence);
+KVMEM_API int kvmem_fence_fulfil(struct kvmem_client *client, const struct kvmem_fence *fence);
+
+/* 1 when `fence` has passed, 0 when not yet, STALE when it is broken, INVALID for an unknown kind
+ * or timeline, NOT_SUPPORTED for STREAM: record it first. Does not block. */
 KVMEM_API int kvmem_fence_poll(struct kvmem_client *client, const struct kvmem_fence *fence);
 
 /* Wait until `fence` has passed, at most `timeout_ns` (< 0: without limit). 0, the codes of

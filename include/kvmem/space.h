@@ -49,10 +49,12 @@ struct kvmem_space_options {
     uint32_t shard_count;      /* 1; more: not yet supported */
     uint32_t shard_index;      /* 0 .. shard_count − 1 */
     uint64_t quota_bytes;      /* of device memory, for all clients of the space; 0 = the device */
-    uint32_t flags;            /* 0; KVMEM_SPACE_REGIONS: not yet supported */
+    uint32_t flags;            /* 0 or KVMEM_SPACE_REGIONS: see <kvmem/region.h> */
+    uint32_t device;           /* 0 = any: where the space is, else the emptiest; 1 + index */
     uint32_t low_water_blocks; /* dispatch asks for more below this many free; 0 = automatic */
     uint32_t refill_blocks;    /* and asks for this many; 0 = automatic (4 × low water) */
     uint32_t seq_limit;        /* live sequences of this client; 0 = 4,096; at most 1,048,576 */
+    uint32_t reserved;         /* 0 */
     struct kvmem_group_options groups[KVMEM_GROUP_LIMIT];
 };
 

@@ -42,9 +42,10 @@ static int check_connect(const struct kvmem_connect_options *options)
         return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "role: MEMBER is not supported yet");
     if (options->session)
         return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "session: joining is not supported yet");
-    if (options->reserved)
-        return kvi_error_set(KVMEM_E_INVALID, "reserved: %" PRIu32 ", must be 0",
-                             options->reserved);
+    if (options->flags)
+        return kvi_error_set(options->flags > KVMEM_CLIENT_HELPER ? KVMEM_E_INVALID
+                                                                  : KVMEM_E_NOT_SUPPORTED,
+                             "options.flags: %" PRIu32 ", must be 0 yet", options->flags);
     if (options->timeout_ns < 0)
         return kvi_error_set(KVMEM_E_INVALID, "timeout_ns: %" PRId64 " is outside 0..%" PRId64,
                              options->timeout_ns, INT64_MAX);
@@ -192,4 +193,33 @@ int kvmem_client_stats(const struct kvmem_client *client, struct kvmem_client_st
     out->segments_imported = client->segments_imported;
     out->pressure_requests = client->pressure_requests;
     return 0;
+}
+
+int kvmem_client_devices(struct kvmem_client *client, uint32_t limit,
+                         struct kvmem_device_info *devices)
+{
+    const struct kvi_msg_devices_reply *reply;
+    const struct kvi_rec_device_info *rows;
+    const void *answer;
+    int code;
+
+    if (!client || (limit && !devices))
+        return kvi_error_set(KVMEM_E_INVALID, "%s: is NULL", client ? "devices" : "client");
+    kvi_client_begin(client, KVI_OP_DEVICES);
+    code = kvi_client_call(client, KVI_OP_DEVICES_REPLY, &answer);
+    if (code)
+        return code;
+    reply = answer;
+    rows = kvi_wire_tail_const(reply, 0);
+    for (uint32_t i = 0; i < reply->device_count && i < limit; i++) {
+        devices[i] = (struct kvmem_device_info){.kind = rows[i].kind,
+                                                .is_stuck = rows[i].state,
+                                                .is_shared = rows[i].flags & KVI_DEVICE_MPS,
+                                                .device_bytes = rows[i].device_bytes,
+                                                .free_bytes = rows[i].free_bytes,
+                                                .granule_bytes = rows[i].granule_bytes};
+        memcpy(devices[i].uuid, rows[i].uuid, sizeof(devices[i].uuid));
+        memcpy(devices[i].name, rows[i].name, sizeof(devices[i].name));
+    }
+    return (int)reply->device_count;
 }

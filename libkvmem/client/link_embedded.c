@@ -222,10 +222,11 @@ static void env_send(void *context, uint32_t client, const void *datagram, size_
     link->queue_tail += queued_bytes(bytes);
 }
 
-static void env_segment_create(void *context, uint32_t segment, uint64_t bytes)
+static void env_segment_create(void *context, uint32_t segment, uint32_t device, uint64_t bytes)
 {
     struct link_embedded *link = context;
 
+    (void)device;
     link->segments[segment].wanted_bytes = bytes;
     link->segments[segment].next_wanted = KVI_SEGMENT_LIMIT;
     if (link->first_wanted == KVI_SEGMENT_LIMIT)
@@ -462,12 +463,14 @@ static int make_directory(struct link_embedded *link)
 {
     const struct kvi_backend_info *info = &link->backend->info;
     struct kvi_dir_options options = {
-        .device_bytes = info->device_bytes,
-        .granule_bytes = info->granule_bytes,
+        .devices = {{.kind = info->kind,
+                     .device_bytes = info->device_bytes,
+                     .granule_bytes = info->granule_bytes,
+                     .releases_reclaim_mapped = (info->flags & KVI_BACKEND_RECLAIMS_MAPPED) != 0,
+                     .name = "host"}},
+        .device_count = 1,
         .status_bytes = STATUS_BYTES,
         .client_limit = 1,
-        .releases_reclaim_mapped = (info->flags & KVI_BACKEND_RECLAIMS_MAPPED) != 0,
-        .device_name = "host",
     };
     struct kvi_dir_env env = {
         .version = KVI_DIR_ENV_VERSION,

@@ -236,10 +236,11 @@ static int check_segments(struct check *check)
         bytes += dir->segments[i].bytes;
         count++;
     }
-    if (dir->free_bytes + bytes != dir->options.device_bytes || count != dir->segment_count)
+    if (dir->free_bytes + bytes != dir->options.devices[0].device_bytes ||
+        count != dir->segment_count)
         return violated(check, "device: %llu free + %llu in %u segments are not %llu",
                         (unsigned long long)dir->free_bytes, (unsigned long long)bytes, count,
-                        (unsigned long long)dir->options.device_bytes);
+                        (unsigned long long)dir->options.devices[0].device_bytes);
     return 0;
 }
 

@@ -58,10 +58,10 @@ static void send_welcome(struct kvi_dir *dir, struct kvi_dir_client *client, uin
     welcome.client = client->number;
     welcome.device_count = 1;
     memcpy(welcome.session, client->session, sizeof(welcome.session));
-    welcome.device_bytes = dir->options.device_bytes;
-    welcome.granule_bytes = dir->options.granule_bytes;
+    welcome.device_bytes = dir->options.devices[0].device_bytes;
+    welcome.granule_bytes = dir->options.devices[0].granule_bytes;
     welcome.status_bytes = dir->options.status_bytes;
-    memcpy(welcome.device, dir->options.device_name, sizeof(welcome.device));
+    memcpy(welcome.device, dir->options.devices[0].name, sizeof(welcome.device) - 1);
     if (dir->options.status_bytes > 0) { /* the descriptor of the status page comes along */
         welcome.header.fds_received = 1;
         client->fds_sent++;
@@ -146,6 +146,13 @@ uint32_t kvi_dir_client_fd_room(const struct kvi_dir *dir, const struct kvi_dir_
     uint32_t taken = client->fds_sent - client->fds_acknowledged + client->fds_reserved;
 
     return taken < dir->options.unacked_fd_limit ? dir->options.unacked_fd_limit - taken : 0;
+}
+
+void kvi_dir_client_timeline(struct kvi_dir *dir, struct kvi_dir_client *client,
+                             const struct kvi_msg_timeline_map *m)
+{
+    kvi_dir_refuse(dir, client, m->header.opcode, m->header.serial, KVMEM_E_NOT_SUPPORTED,
+                   "timeline_map: timelines are not supported yet");
 }
 
 /* ---- the end ---- */

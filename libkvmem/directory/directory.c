@@ -65,7 +65,7 @@ void kvi_dir_done(struct kvi_dir *dir, const struct kvi_dir_client *client,
 
 /* ---- create and destroy ---- */
 
-static int check_options(const struct kvi_dir_options *o)
+static int check_device(const struct kvi_dir_device *o)
 {
     if (o->granule_bytes < 4096 || (o->granule_bytes & (o->granule_bytes - 1)) != 0 ||
         o->granule_bytes > UINT64_C(1) << 40)
@@ -76,6 +76,20 @@ static int check_options(const struct kvi_dir_options *o)
         return kvi_error_set(
             KVMEM_E_INVALID, "device_bytes: %llu is no multiple of the granule, %llu, above 0",
             (unsigned long long)o->device_bytes, (unsigned long long)o->granule_bytes);
+    return 0;
+}
+
+static int check_options(const struct kvi_dir_options *o)
+{
+    int code = 0;
+
+    if (o->device_count != 1)
+        return kvi_error_set(KVMEM_E_INVALID, "device_count: %u, only 1 is supported yet",
+                             o->device_count);
+    for (uint32_t i = 0; !code && i < o->device_count; i++)
+        code = check_device(&o->devices[i]);
+    if (code)
+        return code;
     if (o->client_limit > KVI_CLIENT_LIMIT)
         return kvi_error_set(KVMEM_E_INVALID, "client_limit: %u is outside 0..%u", o->client_limit,
                              KVI_CLIENT_LIMIT);
@@ -102,7 +116,7 @@ static int check_env(const struct kvi_dir_env *env)
 /* Numbers of segments: the device in the smallest segments that a geometry may have, which is
  * half of the target (see kvi_geometry_plan), and one for a segment that is prepared before those
  * that it replaces are dropped. */
-static uint32_t segment_limit_of(const struct kvi_dir_options *options)
+static uint32_t segment_limit_of(const struct kvi_dir_device *options)
 {
     uint64_t target = options->device_bytes / SEGMENTS_OF_SMALL_DEVICE;
     uint64_t smallest;
@@ -120,7 +134,8 @@ static uint32_t segment_limit_of(const struct kvi_dir_options *options)
 static void set_options(struct kvi_dir *dir, const struct kvi_dir_options *options)
 {
     dir->options = *options;
-    dir->options.device_name[sizeof(dir->options.device_name) - 1] = '\0';
+    for (uint32_t i = 0; i < options->device_count; i++)
+        dir->options.devices[i].name[sizeof(options->devices[i].name) - 1] = '\0';
     if (dir->options.pressure_ns == 0)
         dir->options.pressure_ns = DEFAULT_PRESSURE_NS;
     if (dir->options.client_limit == 0)
@@ -187,8 +202,8 @@ int kvi_dir_create(const struct kvi_dir_options *options, const struct kvi_dir_e
         return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a directory");
     dir->env = *env;
     set_options(dir, options);
-    dir->free_bytes = options->device_bytes;
-    dir->segment_limit = segment_limit_of(options);
+    dir->free_bytes = options->devices[0].device_bytes;
+    dir->segment_limit = segment_limit_of(&options->devices[0]);
     dir->next_tick_ns = KVI_DIR_NEVER;
     code = allocate_tables(dir);
     if (code != 0) {
@@ -242,7 +257,7 @@ static int is_report(uint32_t opcode)
 {
     return opcode == KVI_OP_STATS || opcode == KVI_OP_CLIENTS || opcode == KVI_OP_SPACES ||
            opcode == KVI_OP_SEGMENTS || opcode == KVI_OP_CHECK || opcode == KVI_OP_GOODBYE ||
-           opcode == KVI_OP_ACKNOWLEDGE;
+           opcode == KVI_OP_ACKNOWLEDGE || opcode == KVI_OP_DEVICES;
 }
 
 static void dispatch(struct kvi_dir *dir, struct kvi_dir_client *client, const void *message)
@@ -264,6 +279,8 @@ static void dispatch(struct kvi_dir *dir, struct kvi_dir_client *client, const v
     case KVI_OP_SPACES: kvi_dir_report_spaces(dir, client, message); break;
     case KVI_OP_SEGMENTS: kvi_dir_report_segments(dir, client, message); break;
     case KVI_OP_CHECK: kvi_dir_report_check(dir, client, message); break;
+    case KVI_OP_DEVICES: kvi_dir_report_devices(dir, client, message); break;
+    case KVI_OP_TIMELINE_MAP: kvi_dir_client_timeline(dir, client, message); break;
     case KVI_OP_ACKNOWLEDGE: break; /* every header does */
     case KVI_OP_GOODBYE: kvi_dir_client_goodbye(dir, client, message); break;
     default: assert(!"the check lets no other message pass");

@@ -48,35 +48,48 @@ struct kvi_dir_env {
     struct kvi_alloc alloc;
     uint64_t (*now_ns)(void *context); /* monotonic */
     void (*random)(void *context, void *bytes, size_t count);
-    /* Queue a datagram for `client`, with the descriptors of `segments` (numbers) in order, or
-     * of the client's status page for welcome. Never fails: a full queue is answered later with
-     * kvi_dir_client_eof. */
+    /* Queue a datagram for `client`, with the descriptors of `segments` (numbers) in order, of
+     * the client's status page for welcome, or of the timeline page of the client that timeline_fd
+     * names. Never fails: a full queue is answered later with kvi_dir_client_eof. */
     void (*send)(void *context, uint32_t client, const void *datagram, size_t bytes,
                  const uint32_t *segments, uint32_t segment_count);
-    /* Ask for memory; answered with kvi_dir_segment_created. */
-    void (*segment_create)(void *context, uint32_t segment, uint64_t bytes);
-    /* Drop the handle; its bytes are free again when this returns. */
+    /* Ask for memory of a device; answered with kvi_dir_segment_created. */
+    void (*segment_create)(void *context, uint32_t segment, uint32_t device, uint64_t bytes);
+    /* Drop the handle: its bytes are there for every segment_create from now on. */
     void (*segment_release)(void *context, uint32_t segment);
     /* End the connection: the client broke the protocol (code, text) or said goodbye (0). */
     void (*client_close)(void *context, uint32_t client, int code, const char *text);
     /* Read the client's status page for a segment; 0 = nothing known. May be NULL. */
     int (*usage)(void *context, uint32_t client, uint32_t space, uint32_t slot, uint32_t generation,
                  uint32_t block_count, struct kvi_dir_usage *out);
+    /* Has this lane of the client's timeline reached `value`? 1, or 0: not yet, or never asked for
+     * its timeline. NULL: there are no timelines, and publications that name one are refused. */
+    int (*timeline_reached)(void *context, uint32_t client, uint32_t lane, uint64_t value);
+    /* What a device is doing now, for devices_reply: 1 = it does not answer. May be NULL. */
+    int (*device_is_stuck)(void *context, uint32_t device);
 };
 
-#define KVI_DIR_ENV_VERSION 1u
+#define KVI_DIR_ENV_VERSION 2u
 
-struct kvi_dir_options {
+struct kvi_dir_device {
+    uint32_t kind;               /* as devices_reply says it: 1 host, 2 CUDA */
     uint64_t device_bytes;       /* > 0, a multiple of granule_bytes */
     uint64_t granule_bytes;      /* power of two */
-    uint64_t status_bytes;       /* told to clients in welcome */
-    uint64_t pressure_ns;        /* deadline of a pressure request; 0 = 50 ms */
-    uint32_t client_limit;       /* 1 .. KVI_CLIENT_LIMIT; 0 = KVI_CLIENT_LIMIT */
-    uint32_t space_limit;        /* 1 .. KVI_SPACE_LIMIT; 0 = KVI_SPACE_LIMIT */
-    uint32_t unacked_fd_limit;   /* descriptors in flight a client; 0 = 64 */
-    uint32_t pin_limit;          /* pinned entries a client; 0 = 65,536 */
     int releases_reclaim_mapped; /* 1: bytes come back while others still map (host) */
-    char device_name[32];
+    int exit_proves_nothing;     /* 1: a dead process' kernels may still write (MPS) */
+    uint8_t uuid[16];            /* of a GPU */
+    char name[48];
+};
+
+struct kvi_dir_options {
+    struct kvi_dir_device devices[KVI_DEVICE_LIMIT];
+    uint32_t device_count;     /* 1 .. KVI_DEVICE_LIMIT */
+    uint64_t status_bytes;     /* told to clients in welcome */
+    uint64_t pressure_ns;      /* deadline of a pressure request; 0 = 50 ms */
+    uint32_t client_limit;     /* 1 .. KVI_CLIENT_LIMIT; 0 = KVI_CLIENT_LIMIT */
+    uint32_t space_limit;      /* 1 .. KVI_SPACE_LIMIT; 0 = KVI_SPACE_LIMIT */
+    uint32_t unacked_fd_limit; /* descriptors in flight a client; 0 = 64 */
+    uint32_t pin_limit;        /* pinned entries a client; 0 = 65,536 */
 };
 
 /* Who connected. */

@@ -257,6 +257,8 @@ void kvi_dir_client_hello(struct kvi_dir *dir, struct kvi_dir_client *client,
                           const struct kvi_msg_hello *hello);
 void kvi_dir_client_goodbye(struct kvi_dir *dir, struct kvi_dir_client *client,
                             const struct kvi_msg_goodbye *goodbye);
+void kvi_dir_client_timeline(struct kvi_dir *dir, struct kvi_dir_client *client,
+                             const struct kvi_msg_timeline_map *message);
 /* The client broke the protocol: end its connection. */
 void kvi_dir_client_expel(struct kvi_dir *dir, struct kvi_dir_client *client, int code,
                           const char *text);
@@ -440,5 +442,7 @@ void kvi_dir_report_segments(struct kvi_dir *dir, struct kvi_dir_client *client,
                              const struct kvi_msg_segments *message);
 void kvi_dir_report_check(struct kvi_dir *dir, struct kvi_dir_client *client,
                           const struct kvi_msg_check *message);
+void kvi_dir_report_devices(struct kvi_dir *dir, struct kvi_dir_client *client,
+                            const struct kvi_msg_devices *message);
 
 #endif

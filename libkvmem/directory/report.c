@@ -77,10 +77,10 @@ void kvi_dir_stats(const struct kvi_dir *dir, struct kvi_msg_stats_reply *out)
 
     *out = dir->totals;
     out->header = header;
-    out->device_bytes = dir->options.device_bytes;
-    out->segment_bytes = dir->options.device_bytes - dir->free_bytes;
+    out->device_bytes = dir->options.devices[0].device_bytes;
+    out->segment_bytes = dir->options.devices[0].device_bytes - dir->free_bytes;
     out->free_bytes = dir->free_bytes;
-    out->granule_bytes = dir->options.granule_bytes;
+    out->granule_bytes = dir->options.devices[0].granule_bytes;
     out->segment_count = dir->segment_count;
     for (uint32_t i = 0; i < dir->segment_high; i++)
         add_segment(dir, &dir->segments[i], out);
@@ -372,4 +372,34 @@ void kvi_dir_report_check(struct kvi_dir *dir, struct kvi_dir_client *client,
                  (unsigned long long)dir->index.entry_count);
     memcpy(reply.text, text, strnlen(text, sizeof(text) - 1));
     kvi_dir_reply(dir, client, &reply);
+}
+
+/* ---- devices ---- */
+
+void kvi_dir_report_devices(struct kvi_dir *dir, struct kvi_dir_client *client,
+                            const struct kvi_msg_devices *m)
+{
+    struct kvi_msg_devices_reply *reply = (void *)dir->out;
+    struct kvi_rec_device_info *rows;
+
+    kvi_wire_begin(reply, KVI_OP_DEVICES_REPLY, m->header.serial);
+    rows = kvi_wire_tail(reply, 0);
+    reply->device_count = dir->options.device_count;
+    for (uint32_t i = 0; i < dir->options.device_count; i++) {
+        const struct kvi_dir_device *device = &dir->options.devices[i];
+
+        rows[i] = (struct kvi_rec_device_info){
+            .kind = device->kind,
+            .flags = device->exit_proves_nothing ? KVI_DEVICE_MPS : 0,
+            .device_bytes = device->device_bytes,
+            .free_bytes = dir->free_bytes,
+            .granule_bytes = device->granule_bytes,
+            .segment_count = dir->segment_count,
+        };
+        if (dir->env.device_is_stuck)
+            rows[i].state = (uint32_t)dir->env.device_is_stuck(dir->env.context, i);
+        memcpy(rows[i].uuid, device->uuid, sizeof(rows[i].uuid));
+        memcpy(rows[i].name, device->name, sizeof(rows[i].name));
+    }
+    kvi_dir_reply(dir, client, reply);
 }

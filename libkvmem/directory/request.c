@@ -263,7 +263,7 @@ static void refuse_for(struct kvi_dir *dir, struct kvi_dir_open *open, int code)
         kvi_dir_refuse(dir, client, KVI_OP_BLOCKS_REQUEST, serial, code,
                        "blocks_request: of %llu device bytes %llu are free and no others may be "
                        "taken",
-                       (unsigned long long)dir->options.device_bytes,
+                       (unsigned long long)dir->options.devices[0].device_bytes,
                        (unsigned long long)dir->free_bytes);
     } else {
         kvi_dir_refuse(dir, client, KVI_OP_BLOCKS_REQUEST, serial, code,

@@ -195,7 +195,7 @@ void kvi_dir_segment_start(struct kvi_dir *dir, uint32_t number, struct kvi_dir_
     space->segment_count++;
     set_owner(dir, segment, open);
     dir->clients[open->client].fds_reserved++;
-    dir->env.segment_create(dir->env.context, number, segment->bytes);
+    dir->env.segment_create(dir->env.context, number, 0, segment->bytes);
 }
 
 /* Its memory is gone, or never came. */
@@ -343,7 +343,7 @@ void kvi_dir_segment_drop(struct kvi_dir *dir, uint32_t number)
     keep_records(dir, segment->entries, kvi_dir_records_bytes(segment->block_count));
     segment->entries = NULL;
     segment->entry_bits = NULL;
-    announce_end(dir, number, dir->options.releases_reclaim_mapped);
+    announce_end(dir, number, dir->options.devices[0].releases_reclaim_mapped);
     if (segment->mapper_count > 0) {
         segment->state = KVI_SEGMENT_DRAINING;
         return;

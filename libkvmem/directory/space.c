@@ -69,7 +69,8 @@ static int refuse(struct refusal *r, int code, const char *text)
     return code;
 }
 
-static int check_supported(const struct kvi_msg_space_open *m, struct refusal *r)
+static int check_supported(const struct kvi_dir *dir, const struct kvi_msg_space_open *m,
+                           struct refusal *r)
 {
     if (m->name[0] == '\0')
         return refuse(r, KVMEM_E_INVALID, "space_open.name: is empty, 1 to 63 bytes are needed");
@@ -83,8 +84,12 @@ static int check_supported(const struct kvi_msg_space_open *m, struct refusal *r
                       "space_open.shard_count: more than 1 is not supported yet");
     if (m->shard_index >= m->shard_count)
         return refuse(r, KVMEM_E_INVALID, "space_open.shard_index: is not below shard_count");
-    if (m->flags != 0)
+    if (m->flags & KVI_SPACE_REGIONS)
         return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.flags: regions are not supported yet");
+    if (m->flags & 0xfe)
+        return refuse(r, KVMEM_E_INVALID, "space_open.flags: bits 1 to 7 are not defined");
+    if (m->flags >> 8 > dir->options.device_count)
+        return refuse(r, KVMEM_E_INVALID, "space_open.flags: there is no such device");
     if (m->layout != KVMEM_LAYOUT_PAGE_HEAD_TOKEN && m->layout != KVMEM_LAYOUT_PAGE_TOKEN_HEAD)
         return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.layout: 3 and 4 are not supported yet");
     return 0;
@@ -109,8 +114,9 @@ static int plan_geometry(const struct kvi_dir *dir, const struct kvi_msg_space_o
     if (group->window_tokens != 0)
         return refuse(r, KVMEM_E_NOT_SUPPORTED,
                       "space_open.window_tokens: windows are not supported yet");
-    code = kvi_geometry_plan(m->layout, m->block_tokens, &options, dir->options.device_bytes,
-                             dir->options.granule_bytes, geometry);
+    code = kvi_geometry_plan(m->layout, m->block_tokens, &options,
+                             dir->options.devices[0].device_bytes,
+                             dir->options.devices[0].granule_bytes, geometry);
     if (code != 0)
         return refuse(r, code, kvmem_error_detail()->text);
     if (geometry->blocks_per_segment > KVI_DIR_BLOCK_LIMIT)
@@ -258,7 +264,7 @@ static uint64_t most_entries(const struct kvi_dir *dir)
     for (uint32_t i = 0; i < dir->options.space_limit; i++)
         if (dir->spaces[i].is_used && dir->spaces[i].geometry.index_stride_bytes < stride)
             stride = dir->spaces[i].geometry.index_stride_bytes;
-    return dir->options.device_bytes / stride;
+    return dir->options.devices[0].device_bytes / stride;
 }
 
 static struct kvi_dir_open *create_open(struct kvi_dir *dir, struct kvi_dir_client *client,
@@ -332,7 +338,7 @@ void kvi_dir_space_open(struct kvi_dir *dir, struct kvi_dir_client *client,
 
     if (dir->is_draining)
         refuse(&r, KVMEM_E_BUSY, "space_open: the daemon is ending");
-    else if (check_supported(m, &r) == 0)
+    else if (check_supported(dir, m, &r) == 0)
         plan_geometry(dir, m, group, &geometry, &r);
     if (r.code == 0 && space && (field = difference(space, m, group)) != NULL) {
         r.code = KVMEM_E_EXISTS;

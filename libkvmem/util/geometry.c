@@ -39,6 +39,7 @@
 #define TARGETS_A_DEVICE  64
 #define COUNT_MAX         (1u << 24)
 #define BLOCK_TOKENS_MAX  4096u
+#define DEVICE_LIMIT      16u
 #define GRANULE_BYTES_MIN UINT64_C(4096)
 #define GRANULE_BYTES_MAX (UINT64_C(1) << 40)
 
@@ -356,6 +357,8 @@ static int check_tuning(const struct kvmem_space_options *options)
     if ((rc = check_range("", "low_water_blocks", options->low_water_blocks, 0, 1u << 30)) ||
         (rc = check_range("", "refill_blocks", options->refill_blocks, 0, 1u << 30)) ||
         (rc = check_range("", "seq_limit", options->seq_limit, 0, 1u << 20)) ||
+        (rc = check_range("", "device", options->device, 0, DEVICE_LIMIT)) ||
+        (rc = check_range("", "reserved", options->reserved, 0, 0)) ||
         (rc = check_range("", "flags", options->flags, 0, KVMEM_SPACE_REGIONS)))
         return rc;
     if (options->flags)

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KVI_PROTOCOL_VERSION     1u
+#define KVI_PROTOCOL_VERSION     2u
 #define KVI_PROTOCOL_VERSION_MIN 1u
 
 #define KVI_MESSAGE_BYTES (64u * 1024u) /* longest datagram */
@@ -24,12 +24,17 @@
 #define KVI_CLIENT_LIMIT  256u
 #define KVI_SPACE_LIMIT   256u
 #define KVI_NO_CLIENT     UINT32_MAX
+#define KVI_DEVICE_LIMIT  16u
+#define KVI_LANE_COUNT    64u                 /* of a client's timeline */
+#define KVI_FENCE_LIMIT   (UINT64_C(1) << 57) /* values of a lane are below it */
 
 #define KVI_GRANT_LAST       1u /* grant.flags */
 #define KVI_REQUEST_MAY_WAIT 1u /* blocks_request.flags */
 #define KVI_LOOKUP_PEEK      1u /* lookup.flags */
 #define KVI_SEGMENT_HAS_FD   1u /* segment_grant.flags: its descriptor comes along */
 #define KVI_SEGMENT_ADOPTED  2u /* segment_grant.flags: it has entries of others in place */
+#define KVI_SPACE_REGIONS    1u /* space_open.flags; bits 8 to 15: 1 + device, 0 = any */
+#define KVI_DEVICE_MPS       1u /* device_info.flags */
 
 #include "wire/protocol.def"
 

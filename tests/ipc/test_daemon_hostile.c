@@ -220,7 +220,7 @@ Test(daemon_hostile, no_version_in_common)
     cr_assert_eq(message.as.header.opcode, KVI_OP_ERROR);
     cr_assert_eq(message.as.error.code, KVMEM_E_VERSION);
     cr_assert(strstr(message.as.error.text, "77..99") != NULL &&
-                  strstr(message.as.error.text, "1..1") != NULL,
+                  strstr(message.as.error.text, "1..2") != NULL,
               "%s", message.as.error.text);
     cr_assert(kvt_raw_is_ended(&bad, 1000));
 }

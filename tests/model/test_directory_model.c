@@ -569,8 +569,8 @@ static uint64_t run(uint64_t seed, uint64_t ops, int is_compared)
     options.unacked_fd_limit = fd_limits[pick(m, 3)];
     m->world = kvt_world_create(&options);
     m->world->random = seed;
-    kvt_twin_init(&m->twin, options.device_bytes, m->granules + 1, options.unacked_fd_limit,
-                  options.pressure_ns, m->world->now_ns);
+    kvt_twin_init(&m->twin, options.devices[0].device_bytes, m->granules + 1,
+                  options.unacked_fd_limit, options.pressure_ns, m->world->now_ns);
     for (m->op = 0; m->op < ops; m->op++) {
         operate(m);
         drain_creations(m);

@@ -80,10 +80,11 @@ static void world_send(void *context, uint32_t client, const void *datagram, siz
     world->fds_received[client] += header->fds_received;
 }
 
-static void world_create(void *context, uint32_t segment, uint64_t bytes)
+static void world_create(void *context, uint32_t segment, uint32_t device, uint64_t bytes)
 {
     struct kvt_world *world = context;
 
+    (void)device;
     if (world->creating_count == KVT_CREATED_LIMIT || world->segment_bytes[segment] != 0)
         fatal("create", "twice, or too many");
     world->creating[world->creating_count++] = segment;
@@ -140,13 +141,16 @@ struct kvi_dir_env kvt_dir_env(struct kvt_world *world)
 
 struct kvi_dir_options kvt_dir_options(uint32_t granules, uint32_t clients)
 {
-    return (struct kvi_dir_options){.device_bytes = (uint64_t)granules * KVT_GRANULE_BYTES,
-                                    .granule_bytes = KVT_GRANULE_BYTES,
-                                    .pressure_ns = 1000,
-                                    .client_limit = clients,
-                                    .space_limit = 4,
-                                    .releases_reclaim_mapped = 1,
-                                    .device_name = "host"};
+    return (struct kvi_dir_options){
+        .devices = {{.kind = 1,
+                     .device_bytes = (uint64_t)granules * KVT_GRANULE_BYTES,
+                     .granule_bytes = KVT_GRANULE_BYTES,
+                     .releases_reclaim_mapped = 1,
+                     .name = "host"}},
+        .device_count = 1,
+        .pressure_ns = 1000,
+        .client_limit = clients,
+        .space_limit = 4};
 }
 
 struct kvt_world *kvt_world_create(const struct kvi_dir_options *options)

@@ -136,7 +136,7 @@ Test(ctl_explain, what_to_do_next)
     explains(&failure, 3, "did not answer stats within 5.0 s", "--timeout 30");
     failure.code = KVMEM_E_VERSION;
     strcpy(failure.detail, "the client speaks 1 to 1, the daemon 2 to 3");
-    explains(&failure, 3, "speaks protocol versions 1 to 1", "the daemon 2 to 3");
+    explains(&failure, 3, "speaks protocol versions 1 to 2", "the daemon 2 to 3");
     failure.version_min = 2;
     failure.version = 3;
     explains(&failure, 3, "the daemon at /x speaks 2 to 3.", "from the same release");

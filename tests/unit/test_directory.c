@@ -46,14 +46,14 @@ Test(directory, options_outside_their_range_are_named)
     struct kvi_dir_options good = kvt_dir_options(16, 8), bad = good;
 
     cr_assert_eq(create_code(good, ""), 0);
-    bad.device_bytes = 0;
+    bad.devices[0].device_bytes = 0;
     cr_assert_eq(create_code(bad, "device_bytes"), KVMEM_E_INVALID);
-    bad.device_bytes = KVT_GRANULE_BYTES + 1;
+    bad.devices[0].device_bytes = KVT_GRANULE_BYTES + 1;
     cr_assert_eq(create_code(bad, "device_bytes"), KVMEM_E_INVALID);
     bad = good;
-    bad.granule_bytes = 0;
+    bad.devices[0].granule_bytes = 0;
     cr_assert_eq(create_code(bad, "granule_bytes"), KVMEM_E_INVALID);
-    bad.granule_bytes = 3 * 4096;
+    bad.devices[0].granule_bytes = 3 * 4096;
     cr_assert_eq(create_code(bad, "granule_bytes"), KVMEM_E_INVALID);
     bad = good;
     bad.client_limit = 257;
@@ -68,7 +68,9 @@ Test(directory, options_outside_their_range_are_named)
 
 Test(directory, zero_options_mean_defaults)
 {
-    struct kvi_dir_options options = {.device_bytes = UINT64_C(8) << 30, .granule_bytes = 65536};
+    struct kvi_dir_options options = {
+        .devices = {{.kind = 1, .device_bytes = UINT64_C(8) << 30, .granule_bytes = 65536}},
+        .device_count = 1};
     struct kvi_dir_env env = kvt_dir_env(world);
     struct kvi_dir *dir;
     uint32_t client, last = 0;
@@ -161,7 +163,7 @@ Test(directory, a_version_too_new_names_both_sides)
     hello.version = 7;
     hello.version_min = 6;
     kvt_deliver(world, client, &hello);
-    cr_assert_eq(kvt_take_error(world, client, "6..7, the daemon 1..1"), KVMEM_E_VERSION);
+    cr_assert_eq(kvt_take_error(world, client, "6..7, the daemon 1..2"), KVMEM_E_VERSION);
     cr_assert_eq(world->closed_count, 1);
     cr_assert_eq(world->closed[0].code, KVMEM_E_VERSION);
     kvi_dir_client_eof(world->dir, client);

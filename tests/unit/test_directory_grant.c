@@ -530,8 +530,8 @@ Test(grant, many_ranges_take_several_messages)
     const struct kvi_msg_grant *grant;
     uint32_t space, bps, ranges = 0, messages = 0, segments = 0;
 
-    options.device_bytes = 64u << 16;
-    options.granule_bytes = 65536;
+    options.devices[0].device_bytes = 64u << 16;
+    options.devices[0].granule_bytes = 65536;
     make_world(options);
     kvi_wire_begin(open, KVI_OP_SPACE_OPEN, 1);
     memcpy(open->name, "r", 1);

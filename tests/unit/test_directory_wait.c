@@ -260,7 +260,7 @@ Test(wait, a_mapped_segment_drains_before_its_bytes_are_free)
     struct kvt_granted got;
     uint32_t a, b;
 
-    options.releases_reclaim_mapped = 0;
+    options.devices[0].releases_reclaim_mapped = 0;
     make_world(options);
     a = make_full(&got, &b);
     kvt_publish_all(world, first, a, 1, 4, got.blocks);
@@ -288,7 +288,7 @@ Test(wait, a_draining_segment_is_freed_by_the_exit_of_its_mapper)
     struct kvt_granted got;
     uint32_t a, b;
 
-    options.releases_reclaim_mapped = 0;
+    options.devices[0].releases_reclaim_mapped = 0;
     make_world(options);
     a = make_full(&got, &b);
     kvt_hand_in_granted(world, first, a, &got.segments[0]);

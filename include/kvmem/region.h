@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A region: one sequence as a contiguous range of addresses, for code that knows nothing of
+ * blocks. (The idea: vAttention, Prabhu et al., ASPLOS 2025.)
+ *
+ *   blocks of the space     ... [7] [8] [9] ...          each a segment, written here
+ *   view of the sequence    | 8 | 7 | 9 |  →  frontier   the same memory, mapped again
+ *
+ * Only in a space opened with KVMEM_SPACE_REGIONS, where a segment is one block and a block a
+ * whole number of granules. In KVMEM_LAYOUT_TOKEN_MAJOR token t lies at base + t ×
+ * token_stride_bytes: a plain tensor (token, layer, K|V, head, dim).
+ *
+ * Shared blocks are read-only in the view too. Blocks are mapped ahead of the frontier, by the
+ * helper thread if the client has one (KVMEM_CLIENT_HELPER), else by kvmem_client_dispatch; an
+ * append that finds its block not yet mapped maps it itself and counts a wait. When an append
+ * copies a shared tail, the copy takes its place in the view; work that may read the view then
+ * must be ordered before the append's fence, and the append waits for it.
+ * Kernels see what was written through the space's own addresses from the next launch on.
+ * Costs: one descriptor and about 60 µs of driver time a block, 51 ms a GiB at 2 MiB blocks.
+ */
+#ifndef KVMEM_REGION_H
+#define KVMEM_REGION_H
+
+#include <kvmem/fence.h>
+#include <kvmem/seq.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kvmem_region;
+
+struct kvmem_region_options {
+    uint32_t size;         /* sizeof(struct kvmem_region_options) */
+    uint32_t ahead_blocks; /* taken and mapped beyond the frontier; 0 = 2, at most 64 */
+    uint64_t token_limit;  /* address space for so many tokens: 1 .. what the index range holds */
+};
+
+/* Map what the sequence has and follow it from now on; a sequence has at most one region (EXISTS).
+ * NOT_SUPPORTED (the space has no regions), INVALID, STALE, LIMIT (more tokens than token_limit),
+ * OUT_OF_BLOCKS and REFILL_PENDING (for the blocks ahead), NO_MEMORY, DEVICE_FULL, SYSTEM; then
+ * nothing is mapped. Blocks for the driver's time. */
+KVMEM_API int kvmem_region_open(struct kvmem_space *space, struct kvmem_seq seq,
+                                const struct kvmem_region_options *options,
+                                struct kvmem_region **out);
+
+/* Take the view away once `fence`, the last work that used it, has passed; the sequence stays.
+ * Freeing the sequence closes its region too. NULL is allowed. */
+KVMEM_API int kvmem_region_close(struct kvmem_region *region, struct kvmem_fence fence);
+
+struct kvmem_region_info {
+    uint32_t size; /* sizeof(struct kvmem_region_info), set by the caller */
+    uint32_t mapped_blocks;
+    void *base;                  /* of token 0; device address */
+    uint64_t block_bytes;        /* from a block to the next */
+    uint64_t token_stride_bytes; /* TOKEN_MAJOR: from a token to the next; else 0 */
+    uint64_t token_limit;
+    uint64_t mapped_tokens; /* from base on */
+    uint64_t waits;         /* appends that had to map a block themselves */
+    uint64_t remaps;        /* copies of a shared tail that took its place */
+};
+
+/* INVALID (size). */
+KVMEM_API int kvmem_region_info(const struct kvmem_region *region, struct kvmem_region_info *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
