@@ -367,6 +367,9 @@ static void case_check_names_the_violation(struct kvt_backend *t)
     violation(t, "granule", &mappings[1].bytes, g + 1);
     violation(t, "inside", &mappings[1].bytes, 8 * g);
     violation(t, "kept", &mappings[0].kept, 1);
+    mappings[0].is_first = false;
+    KVT_REFUSED(t, KVMEM_E_CORRUPT, "is the first", kvi_backend_cuda_check(t->device));
+    mappings[0].is_first = true;
     violation(t, "driver's", &book->reservations[0].driver_base, base + g);
     violation(t, "scratch", &kvi_backend_cuda_of(t->device)->scratch_mapped_bytes, g);
     book->segment_free = 1;
