@@ -409,6 +409,28 @@ Test(backend_cuda_only, the_fault_backend_leaves_it_untouched, .timeout = TIME_L
     run(&kvt_cuda_fault_factory, case_the_fault_backend_leaves_it_untouched);
 }
 
+/* A device that has no code for the kernels: the driver's copies and fills do the same. */
+Test(backend_cuda_only, blocks_and_cells_without_kernels, .timeout = TIME_LIMIT_S)
+{
+    static const struct kvt_cuda_case cases[] = {
+#define CASE_ROW(name) {#name, kvt_backend_##name},
+        KVT_BACKEND_BLOCK_CASES(CASE_ROW)
+#undef CASE_ROW
+    };
+    static const int results[] = {KVI_CU_NO_BINARY_FOR_GPU, KVI_CU_UNSUPPORTED_PTX_VERSION,
+                                  KVI_CU_INVALID_PTX, KVI_CU_JIT_COMPILER_NOT_FOUND};
+
+    kvt_fake_open(fail_here);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        kvt_fake_fail("cuModuleLoadDataEx", 1, results[i % 4]);
+        kvt_fake->fail_always = true;
+        kvt_backend_run(&kvt_cuda_factory, cases[i].test_case);
+    }
+    kvt_fake->fail_nth = 0;
+    cr_assert_eq(kvt_fake->launches, 0);
+    kvt_fake_quiet();
+}
+
 /* ---- the program for the machine with the GPU ---- */
 
 Test(backend_cuda_program, works_on_the_fake, .timeout = 4 * TIME_LIMIT_S)
