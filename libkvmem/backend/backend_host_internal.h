@@ -59,6 +59,11 @@ int kvi_backend_host_copy_in(struct kvi_backend *b, uint64_t to, const void *fro
                              uint64_t stream);
 int kvi_backend_host_copy_out(struct kvi_backend *b, void *to, uint64_t from, uint64_t bytes,
                               uint64_t stream);
+int kvi_backend_host_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                            uint64_t stream);
+int kvi_backend_host_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address);
+int kvi_backend_host_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes);
+
 void kvi_backend_host_space_fini(struct kvi_backend_host *host);
 
 #endif

@@ -30,6 +30,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -132,13 +133,16 @@ int kvi_backend_host_reserve(struct kvi_backend *b, uint64_t bytes, uint64_t ali
     int rc;
 
     pthread_mutex_lock(&host->lock);
-    rc = kvi_book_reservation_room(&host->book);
-    if (rc == 0)
-        rc = ballast_open(host);
-    if (rc == 0)
-        rc = address_space_take(bytes, alignment, &one.base);
+    rc = kvi_book_reservation_room(&host->book, bytes, &one);
     if (rc < 0)
         goto unlock;
+    rc = ballast_open(host);
+    if (rc == 0)
+        rc = address_space_take(bytes, alignment, &one.base);
+    if (rc < 0) {
+        kvi_book_reservation_forget(&host->book, &one);
+        goto unlock;
+    }
     one.driver_base = one.base;
     kvi_book_reservation_add(&host->book, &one);
     *out_base = one.base;
@@ -336,6 +340,68 @@ int kvi_backend_host_copy_out(struct kvi_backend *b, void *to, uint64_t from, ui
     return rc;
 }
 
+/* ---- blocks ---- */
+
+int kvi_backend_host_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                            uint64_t stream)
+{
+    struct kvi_backend_host *host = kvi_backend_host_of(b);
+    int rc = kvi_book_blocks_check(&host->book, list);
+
+    (void)stream;
+    for (uint32_t i = 0; i < list->count && rc == 0; i++) {
+        void *to = kvi_backend_pointer(list->base + (uint64_t)list->to[i] * list->stride_bytes);
+
+        if (list->from == NULL)
+            memset(to, 0, list->bytes);
+        else
+            memmove(to,
+                    kvi_backend_pointer(list->base + (uint64_t)list->from[i] * list->stride_bytes),
+                    list->bytes);
+    }
+    return rc;
+}
+
+/* ---- memory outside the pool ---- */
+
+int kvi_backend_host_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address)
+{
+    struct kvi_backend_host *host = kvi_backend_host_of(b);
+    void *memory;
+    int rc;
+
+    pthread_mutex_lock(&host->lock);
+    rc = kvi_book_allocation_room(&host->book);
+    if (rc < 0)
+        goto unlock;
+    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        rc = kvi_backend_host_failed(errno, "device_alloc: mmap");
+        goto unlock;
+    }
+    kvi_book_allocation_add(&host->book, (uintptr_t)memory, bytes);
+    *out_address = (uintptr_t)memory;
+unlock:
+    pthread_mutex_unlock(&host->lock);
+    return rc;
+}
+
+int kvi_backend_host_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes)
+{
+    struct kvi_backend_host *host = kvi_backend_host_of(b);
+    size_t at = 0;
+    int rc;
+
+    pthread_mutex_lock(&host->lock);
+    rc = kvi_allocations_find(&host->book.allocations, address, bytes, &at);
+    if (rc == 0 && munmap(kvi_backend_pointer(address), bytes) < 0)
+        rc = kvi_backend_host_failed(errno, "device_free: munmap");
+    if (rc == 0)
+        kvi_book_allocation_remove(&host->book, at);
+    pthread_mutex_unlock(&host->lock);
+    return rc;
+}
+
 /* ---- life ---- */
 
 void kvi_backend_host_space_fini(struct kvi_backend_host *host)
@@ -344,4 +410,7 @@ void kvi_backend_host_space_fini(struct kvi_backend_host *host)
     for (size_t i = 0; i < host->book.reservation_count; i++)
         munmap(kvi_backend_pointer(host->book.reservations[i].base),
                host->book.reservations[i].bytes);
+    for (size_t at = 0; at < host->book.allocations.count; at++)
+        munmap(kvi_backend_pointer(host->book.allocations.list[at].address),
+               host->book.allocations.list[at].bytes);
 }

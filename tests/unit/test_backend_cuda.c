@@ -78,7 +78,7 @@ static void case_the_fault_backend_leaves_it_untouched(struct kvt_backend *t)
         KVT_CHECK(t, s.failed_count == fired && kvt_memory_same(&before, &s.before));
         KVT_OK(t, kvi_backend_cuda_check(inner));
     } while (fired > 0);
-    KVT_CHECK(t, nth == 21);
+    KVT_CHECK(t, nth == 26);
     KVT_OK(t, kvi_backend_host_pin(t->device, t->counters, page));
 }
 
@@ -370,6 +370,15 @@ static void case_check_names_the_violation(struct kvt_backend *t)
     mappings[0].is_first = false;
     KVT_REFUSED(t, KVMEM_E_CORRUPT, "is the first", kvi_backend_cuda_check(t->device));
     mappings[0].is_first = true;
+    violation(t, "allocation_bytes", &book->allocations.bytes, 1);
+    violation(t, "a right for each", &book->reservations[0].rights_count, 7);
+    for (uint32_t granule = 0; granule < 8; granule += 3) {
+        uint8_t right = book->reservations[0].rights[granule];
+
+        book->reservations[0].rights[granule] = KVI_ACCESS_RO;
+        KVT_REFUSED(t, KVMEM_E_CORRUPT, "rights of a granule", kvi_backend_cuda_check(t->device));
+        book->reservations[0].rights[granule] = right;
+    }
     violation(t, "driver's", &book->reservations[0].driver_base, base + g);
     violation(t, "scratch", &kvi_backend_cuda_of(t->device)->scratch_mapped_bytes, g);
     book->segment_free = 1;
@@ -401,6 +410,28 @@ CUDA_TEST(check_names_the_violation)
 Test(backend_cuda_only, the_fault_backend_leaves_it_untouched, .timeout = TIME_LIMIT_S)
 {
     run(&kvt_cuda_fault_factory, case_the_fault_backend_leaves_it_untouched);
+}
+
+/* A device that has no code for the kernels: the driver's copies and fills do the same. */
+Test(backend_cuda_only, blocks_and_cells_without_kernels, .timeout = TIME_LIMIT_S)
+{
+    static const struct kvt_cuda_case cases[] = {
+#define CASE_ROW(name) {#name, kvt_backend_##name},
+        KVT_BACKEND_BLOCK_CASES(CASE_ROW)
+#undef CASE_ROW
+    };
+    static const int results[] = {KVI_CU_NO_BINARY_FOR_GPU, KVI_CU_UNSUPPORTED_PTX_VERSION,
+                                  KVI_CU_INVALID_PTX, KVI_CU_JIT_COMPILER_NOT_FOUND};
+
+    kvt_fake_open(fail_here);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        kvt_fake_fail("cuModuleLoadDataEx", 1, results[i % 4]);
+        kvt_fake->fail_always = true;
+        kvt_backend_run(&kvt_cuda_factory, cases[i].test_case);
+    }
+    kvt_fake->fail_nth = 0;
+    cr_assert_eq(kvt_fake->launches, 0);
+    kvt_fake_quiet();
 }
 
 /* ---- the program for the machine with the GPU ---- */
