@@ -17,6 +17,16 @@ int kvi_dir_client_is_reachable(const struct kvi_dir_client *client)
     return client->state == KVI_DIR_CLIENT_NEW || client->state == KVI_DIR_CLIENT_ALIVE;
 }
 
+const struct kvi_dir_client *kvi_dir_client_of_session(const struct kvi_dir *dir,
+                                                       uint32_t session_serial)
+{
+    for (uint32_t i = 0; i < dir->options.client_limit; i++)
+        if (dir->clients[i].state != KVI_DIR_CLIENT_FREE &&
+            dir->clients[i].session_serial == session_serial)
+            return &dir->clients[i];
+    return NULL;
+}
+
 int kvi_dir_client_add(struct kvi_dir *dir, const struct kvi_dir_peer *peer, uint32_t *number)
 {
     if (dir->is_draining)
@@ -46,14 +56,13 @@ static int is_zero(const uint8_t *bytes, size_t count)
     return 1;
 }
 
-static void send_welcome(struct kvi_dir *dir, struct kvi_dir_client *client, uint32_t version,
-                         uint32_t serial)
+static void send_welcome(struct kvi_dir *dir, struct kvi_dir_client *client, uint32_t serial)
 {
     struct kvi_msg_welcome welcome;
     size_t bytes;
 
     kvi_wire_begin(&welcome, KVI_OP_WELCOME, serial);
-    welcome.version = version;
+    welcome.version = client->version;
     welcome.version_min = KVI_PROTOCOL_VERSION_MIN;
     welcome.client = client->number;
     welcome.device_count = 1;
@@ -111,10 +120,11 @@ void kvi_dir_client_hello(struct kvi_dir *dir, struct kvi_dir_client *client,
     }
     client->state = KVI_DIR_CLIENT_ALIVE;
     client->role = hello->role;
+    client->version = version;
     client->session_serial = ++dir->session_serial;
     memcpy(client->name, hello->name, sizeof(client->name));
     dir->env.random(dir->env.context, client->session, sizeof(client->session));
-    send_welcome(dir, client, version, serial);
+    send_welcome(dir, client, serial);
 }
 
 void kvi_dir_client_goodbye(struct kvi_dir *dir, struct kvi_dir_client *client,

@@ -176,6 +176,8 @@ static void forget(struct kvi_dir *dir, uint32_t number, uint32_t block)
     assert(was_there);
     (void)was_there;
     segment->entry_bits[block / 64] &= ~(UINT64_C(1) << block % 64);
+    if (segment->fence_count > 0)
+        kvi_dir_fence_clear(segment, block);
 }
 
 static void count_evicted(struct kvi_dir *dir, struct kvi_dir_segment *segment, uint32_t count)

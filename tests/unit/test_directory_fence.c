@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Fences of publications, rule by rule: which are taken, when an entry is a hit, what a look-up
+ * lists, and where a fence ends.
+ */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "directory/directory_internal.h"
+#include "support/dirworld.h"
+
+#define BLOCKS 320u
+
+static struct kvt_world *world;
+static uint32_t writer, reader, space;
+static uint32_t names[BLOCKS];
+static struct kvt_granted got;
+
+static void make_world(uint32_t granules)
+{
+    struct kvi_dir_options options = kvt_dir_options(granules, 8);
+
+    kvt_world_end(world);
+    world = kvt_world_of_two(&options, &writer, &reader);
+    space = kvt_space(world, writer, "a", KVT_SMALL, 0);
+    kvt_space(world, reader, "a", KVT_SMALL, 0);
+    got = kvt_get(world, writer, space, 16);
+    kvt_forget(world);
+}
+
+static void set_up(void)
+{
+    make_world(100);
+    for (uint32_t i = 0; i < BLOCKS; i++)
+        names[i] = 1 + i;
+}
+
+static void tear_down(void)
+{
+    kvt_world_end(world);
+}
+
+TestSuite(fence, .init = set_up, .fini = tear_down, .timeout = 20);
+
+static uint32_t timeline_of(uint32_t client, uint32_t lane)
+{
+    return world->dir->clients[client].session_serial * KVI_LANE_COUNT + lane;
+}
+
+static uint32_t publish_state(const struct kvi_rec_publication *record)
+{
+    static _Alignas(8) uint8_t buffer[1024];
+    struct kvi_msg_publish *m = (void *)buffer;
+    const struct kvi_rec_state *states;
+
+    kvi_wire_begin(m, KVI_OP_PUBLISH, 1);
+    m->space = space;
+    m->record_count = 1;
+    memcpy(kvi_wire_tail(m, 0), record, sizeof(*record));
+    kvt_deliver(world, writer, m);
+    states = kvi_wire_tail_const(kvt_take_as(world, writer, KVI_OP_PUBLISH_REPLY), 0);
+    kvt_world_check(world);
+    return states[0].state;
+}
+
+/* Publish blocks[first ...] as names first + 1 ...; all must become entries. */
+static void publish(uint32_t first, uint32_t count, const struct kvt_fence *fences)
+{
+    uint64_t before = kvt_stats(world).published_blocks;
+
+    kvt_publish_fenced(world, writer, space, count, names + first, got.blocks + first, fences);
+    cr_assert_eq(kvt_stats(world).published_blocks - before, count);
+    kvt_world_check(world);
+    kvt_forget(world);
+}
+
+/* The answer to a look-up of the names 1, 2, ... */
+static const struct kvi_msg_lookup_reply *look_up(uint32_t client, uint32_t count, uint32_t flags)
+{
+    const struct kvi_msg_lookup_reply *reply;
+
+    kvt_forget(world);
+    kvt_lookup(world, client, space, count, names, flags);
+    reply = kvt_take_as(world, client, KVI_OP_LOOKUP_REPLY);
+    cr_assert(reply);
+    kvt_world_check(world);
+    return reply;
+}
+
+static const struct kvi_rec_fence *fences_of(const struct kvi_msg_lookup_reply *reply)
+{
+    return kvi_wire_tail_const(reply, 1);
+}
+
+static uint32_t pending(void)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < world->dir->segment_high; i++)
+        count += world->dir->segments[i].fence_count;
+    return count;
+}
+
+/* ---- publishing ---- */
+
+Test(fence, publish_takes_fences_in_their_range)
+{
+    struct kvi_rec_publication good = {.index = got.blocks[0],
+                                       .token_count = KVT_BLOCK_TOKENS,
+                                       .fence_kind = KVMEM_FENCE_TIMELINE,
+                                       .fence_lane = 63,
+                                       .fence_value = KVI_FENCE_LIMIT - 1};
+    struct kvi_rec_publication bad = good;
+
+    bad.fence_value = 0;
+    cr_assert_eq(publish_state(&bad), KVMEM_PUBLISH_REFUSED);
+    bad.fence_value = KVI_FENCE_LIMIT;
+    cr_assert_eq(publish_state(&bad), KVMEM_PUBLISH_REFUSED);
+    bad.fence_value = UINT64_MAX;
+    cr_assert_eq(publish_state(&bad), KVMEM_PUBLISH_REFUSED);
+    for (uint32_t kind = KVMEM_FENCE_NONE; kind < KVMEM_FENCE_TIMELINE; kind++) {
+        bad = good;
+        bad.fence_kind = kind;
+        cr_assert_eq(publish_state(&bad), KVMEM_PUBLISH_REFUSED, "%u", kind);
+    }
+    bad = (struct kvi_rec_publication){
+        .index = got.blocks[0], .token_count = KVT_BLOCK_TOKENS, .fence_lane = 1};
+    cr_assert_eq(publish_state(&bad), KVMEM_PUBLISH_REFUSED);
+    cr_assert_eq(kvt_stats(world).entry_blocks, 0);
+    cr_assert_eq(publish_state(&good), KVMEM_PUBLISHED);
+    cr_assert_eq(pending(), 1);
+    good.index = got.blocks[1];
+    good.name[0] = 1;
+    good.fence_lane = 0;
+    good.fence_value = 1;
+    cr_assert_eq(publish_state(&good), KVMEM_PUBLISHED);
+    cr_assert_eq(pending(), 2);
+}
+
+Test(fence, without_timelines_every_fence_is_refused)
+{
+    struct kvi_rec_publication p = {.index = got.blocks[0],
+                                    .token_count = KVT_BLOCK_TOKENS,
+                                    .fence_kind = KVMEM_FENCE_TIMELINE,
+                                    .fence_value = 1};
+
+    world->dir->env.timeline_reached = NULL;
+    cr_assert_eq(publish_state(&p), KVMEM_PUBLISH_REFUSED);
+    p.fence_kind = KVMEM_FENCE_NONE;
+    p.fence_value = 0;
+    cr_assert_eq(publish_state(&p), KVMEM_PUBLISHED);
+}
+
+Test(fence, a_client_of_version_1_has_no_fences)
+{
+    struct kvi_rec_publication p = {.index = got.blocks[0],
+                                    .token_count = KVT_BLOCK_TOKENS,
+                                    .fence_kind = KVMEM_FENCE_TIMELINE,
+                                    .fence_value = 1};
+
+    world->dir->clients[writer].version = 1;
+    cr_assert_eq(publish_state(&p), KVMEM_PUBLISH_REFUSED);
+}
+
+Test(fence, one_that_is_reached_already_is_not_kept)
+{
+    world->lanes[writer][5] = 7;
+    publish(0, 2, (struct kvt_fence[]){{5, 7}, {5, 8}});
+    cr_assert_eq(pending(), 1);
+    cr_assert_eq(look_up(reader, 1, 0)->fence_count, 0);
+}
+
+/* ---- looking up ---- */
+
+Test(fence, a_look_up_lists_each_lane_once_with_its_highest_value)
+{
+    const struct kvi_msg_lookup_reply *reply;
+    const struct kvi_rec_fence *fences;
+
+    publish(0, 6, (struct kvt_fence[]){{3, 10}, {0, 0}, {3, 12}, {9, 5}, {3, 11}, {9, 5}});
+    reply = look_up(reader, 6, 0);
+    cr_assert_eq(reply->hit_count, 6);
+    cr_assert_eq(reply->record_count, 6);
+    cr_assert_eq(reply->foreign_hits, 6);
+    cr_assert_eq(reply->fence_count, 2);
+    fences = fences_of(reply);
+    cr_assert_eq(fences[0].kind, KVMEM_FENCE_TIMELINE);
+    cr_assert_eq(fences[0].timeline, timeline_of(writer, 3));
+    cr_assert_eq(fences[0].value, 12);
+    cr_assert_eq(fences[1].timeline, timeline_of(writer, 9));
+    cr_assert_eq(fences[1].value, 5);
+    cr_assert_eq(pending(), 5);
+    cr_assert_eq(kvt_stats(world).lease_count, 12);
+}
+
+Test(fence, fences_that_are_reached_are_forgotten_at_a_look_up)
+{
+    const struct kvi_msg_lookup_reply *reply;
+
+    publish(0, 4, (struct kvt_fence[]){{3, 10}, {3, 11}, {4, 1}, {4, 2}});
+    world->lanes[writer][3] = 10;
+    world->lanes[writer][4] = 100;
+    cr_assert_eq(pending(), 4); /* nobody has looked */
+    reply = look_up(reader, 4, 0);
+    cr_assert_eq(reply->hit_count, 4);
+    cr_assert_eq(reply->fence_count, 1);
+    cr_assert_eq(fences_of(reply)->value, 11);
+    cr_assert_eq(pending(), 1);
+    world->lanes[writer][3] = 11;
+    cr_assert_eq(look_up(reader, 4, 0)->fence_count, 0);
+    cr_assert_eq(pending(), 0);
+}
+
+Test(fence, the_publisher_gets_its_own_fences_too)
+{
+    const struct kvi_msg_lookup_reply *reply;
+
+    publish(0, 1, (struct kvt_fence[]){{3, 10}});
+    reply = look_up(writer, 1, 0);
+    cr_assert_eq(reply->hit_count, 1);
+    cr_assert_eq(reply->foreign_hits, 0);
+    cr_assert_eq(reply->fence_count, 1);
+}
+
+Test(fence, a_peek_counts_entries_that_are_not_ready_and_lists_nothing)
+{
+    const struct kvi_msg_lookup_reply *reply;
+
+    publish(0, 2, (struct kvt_fence[]){{3, 10}, {3, 11}});
+    world->lanes[writer][3] = 10;
+    reply = look_up(reader, 2, KVI_LOOKUP_PEEK);
+    cr_assert_eq(reply->hit_count, 2);
+    cr_assert_eq(reply->fence_count, 0);
+    cr_assert_eq(reply->record_count, 0);
+    cr_assert_eq(pending(), 1);
+}
+
+Test(fence, a_client_of_version_1_misses_what_is_not_ready)
+{
+    uint32_t old = kvt_join_old(world, KVMEM_ROLE_LEADER, 1);
+    const struct kvi_msg_lookup_reply *reply;
+
+    kvt_space(world, old, "a", KVT_SMALL, 0);
+    publish(0, 4, (struct kvt_fence[]){{0, 0}, {3, 1}, {3, 2}, {0, 0}});
+    world->lanes[writer][3] = 1;
+    reply = look_up(old, 4, 0);
+    cr_assert_eq(reply->hit_count, 2);
+    cr_assert_eq(reply->record_count, 2);
+    cr_assert_eq(reply->foreign_hits, 2);
+    cr_assert_eq(reply->fence_count, 0);
+    cr_assert_eq(look_up(old, 4, KVI_LOOKUP_PEEK)->hit_count, 2);
+    cr_assert_eq(world->dir->segments[0].entries[2].lease_count, 1);
+    world->lanes[writer][3] = 2;
+    cr_assert_eq(look_up(old, 4, 0)->hit_count, 4);
+}
+
+/* Five producers with 64 lanes each are more than a reply holds. */
+Test(fence, a_run_is_cut_before_the_fence_that_does_not_fit)
+{
+    const struct kvi_msg_lookup_reply *reply;
+
+    for (uint32_t p = 0; p < 5; p++) {
+        uint32_t producer = kvt_join(world, KVMEM_ROLE_LEADER);
+        struct kvt_fence fences[KVI_LANE_COUNT];
+        struct kvt_granted own;
+
+        kvt_space(world, producer, "a", KVT_SMALL, 0);
+        own = kvt_get(world, producer, space, KVI_LANE_COUNT);
+        for (uint32_t i = 0; i < KVI_LANE_COUNT; i++)
+            fences[i] = (struct kvt_fence){i, 10 + p};
+        kvt_publish_fenced(world, producer, space, KVI_LANE_COUNT, names + p * KVI_LANE_COUNT,
+                           own.blocks, fences);
+        kvt_forget(world);
+    }
+    reply = look_up(reader, 320, 0);
+    cr_assert_eq(reply->hit_count, 256);
+    cr_assert_eq(reply->record_count, 256);
+    cr_assert_eq(reply->foreign_hits, 256);
+    cr_assert_eq(reply->fence_count, 256);
+    cr_assert_eq(fences_of(reply)[255].value, 13);
+    cr_assert_eq(kvt_stats(world).hit_blocks, 256);
+    cr_assert_eq(world->dir->clients[reader].lease_count, 256); /* none for what was cut */
+    cr_assert_eq(look_up(reader, 320, KVI_LOOKUP_PEEK)->hit_count, 320);
+    /* One that is on the list already still fits behind the 256th. */
+    names[256] = names[0];
+    reply = look_up(reader, 258, 0);
+    cr_assert_eq(reply->hit_count, 257);
+    cr_assert_eq(reply->fence_count, 256);
+}
+
+/* ---- where a fence ends ---- */
+
+Test(fence, eviction_takes_it_along)
+{
+    struct kvi_rec_publication again = {.token_count = KVT_BLOCK_TOKENS, .name = {7}};
+    struct kvt_granted more;
+
+    make_world(4); /* all of which the writer has */
+    publish(0, 4, (struct kvt_fence[]){{1, 1}, {1, 2}, {1, 3}, {1, 4}});
+    kvt_release(world, writer, space, 2, got.blocks);
+    more = kvt_get(world, writer, space, 1);
+    cr_assert_eq(more.blocks[0], got.blocks[0]);
+    cr_assert_eq(pending(), 3);
+    again.index = got.blocks[0];
+    cr_assert_eq(publish_state(&again), KVMEM_PUBLISHED);
+    cr_assert_eq(pending(), 3); /* none of the one before */
+    kvt_release(world, writer, space, 4, got.blocks);
+    kvt_hand_in_granted(world, writer, space, &got.segments[0]);
+    more = kvt_get(world, writer, space, 4); /* the segment as a whole */
+    cr_assert_eq(more.block_count, 4);
+    cr_assert_eq(pending(), 0);
+}
