@@ -125,6 +125,9 @@ static int check_fences(const struct check *check, uint32_t number)
         if (!kvi_dir_is_entry(segment, block))
             return violated(check, "segment %u block %u: has a fence, but is no entry", number,
                             block);
+        if (!kvi_dir_client_of_session(check->dir, segment->entries[block].publisher))
+            return violated(check, "segment %u block %u: its fence has outlived session %u", number,
+                            block, segment->entries[block].publisher);
         if (words[block] < KVI_LANE_COUNT || words[block] / KVI_LANE_COUNT >= KVI_FENCE_LIMIT)
             return violated(check, "segment %u block %u: its fence %llu is out of range", number,
                             block, (unsigned long long)words[block]);

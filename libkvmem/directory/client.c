@@ -8,7 +8,8 @@
  *
  * A GONE client's process may still write, and reads what it leases: its segments are
  * quarantined and it keeps leases, pins and maps until kvi_dir_client_exited. Nothing is sent to
- * a client that is not NEW or ALIVE.
+ * a client that is not NEW or ALIVE. What it published and did not finish breaks at the end
+ * (fence.c), when its own leases are gone and those of others tell what must stay.
  */
 #include "directory/directory_internal.h"
 
@@ -195,6 +196,7 @@ static void reclaim(struct kvi_dir *dir, struct kvi_dir_client *client)
         dir->totals.orphaned_segments += client->owned_segments;
     while (client->opens)
         kvi_dir_open_close(dir, client->opens);
+    kvi_dir_fence_break(dir, client);
     assert(client->owned_segments == 0 && client->owned_bytes == 0 &&
            client->mapped_segments == 0 && client->lease_count == 0 && client->pin_count == 0 &&
            client->fds_reserved == 0);

@@ -370,6 +370,8 @@ void kvi_dir_entry_evict_oldest(struct kvi_dir *dir, uint32_t number, const uint
                                 uint32_t count);
 /* Evict all; none is referenced. */
 void kvi_dir_entry_evict_all(struct kvi_dir *dir, uint32_t number);
+/* What it names was never written: evict it; rename it to nobody's name when it is referenced. */
+void kvi_dir_entry_break(struct kvi_dir *dir, uint32_t number, uint32_t block);
 /* End all leases of `open`, the highest index first. */
 void kvi_dir_entry_unlease_all(struct kvi_dir *dir, struct kvi_dir_open *open);
 
@@ -410,6 +412,8 @@ void kvi_dir_fence_clear(struct kvi_dir_segment *segment, uint32_t block);
 /* 1: the entry is a hit, its fence is reached or taken care of. Of a segment with fences. */
 int kvi_dir_fence_admit(struct kvi_dir *dir, struct kvi_dir_segment *segment, uint32_t block,
                         struct kvi_dir_fence_list *list);
+/* The client is gone and holds nothing any more: forget what it has reached, break the rest. */
+void kvi_dir_fence_break(struct kvi_dir *dir, const struct kvi_dir_client *client);
 
 /* ---- prefix.c ---- */
 

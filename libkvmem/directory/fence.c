@@ -11,6 +11,9 @@
  * so look-ups of entries that are ready touch nothing more. A word is cleared when somebody finds
  * that its value is reached, and when its entry goes. Nobody is told when a fence is reached: who
  * looks an entry up gets the fence, and waits for it on the GPU.
+ *
+ * When a publisher is gone, what it had not reached never will be: such an entry goes, or, where
+ * others hold it, gets a name that nobody asks for and stays until they let go.
  * Nothing here allocates or fails.
  */
 #include "directory/directory_internal.h"
@@ -115,5 +118,34 @@ int kvi_dir_fence_admit(struct kvi_dir *dir, struct kvi_dir_segment *segment, ui
     case KVI_DIR_FENCES_LISTED:
         return add(list, producer->session_serial * KVI_LANE_COUNT + lane_of(word), value_of(word));
     default: return 0;
+    }
+}
+
+/* ---- the end of a publisher ---- */
+
+static void end_fence(struct kvi_dir *dir, uint32_t number, uint32_t block,
+                      const struct kvi_dir_client *client)
+{
+    struct kvi_dir_segment *segment = &dir->segments[number];
+    uint64_t word = kvi_dir_fences(segment)[block];
+
+    if (word == 0 || segment->entries[block].publisher != client->session_serial)
+        return;
+    kvi_dir_fence_clear(segment, block);
+    if (!is_reached(dir, client->number, word))
+        kvi_dir_entry_break(dir, number, block);
+}
+
+void kvi_dir_fence_break(struct kvi_dir *dir, const struct kvi_dir_client *client)
+{
+    for (uint32_t number = 0; number < dir->segment_high; number++) {
+        struct kvi_dir_segment *segment = &dir->segments[number];
+        struct kvi_dir_space *space = &dir->spaces[segment->space];
+
+        if (segment->fence_count == 0)
+            continue;
+        for (uint32_t block = 0; block < segment->block_count; block++)
+            end_fence(dir, number, block, client);
+        kvi_dir_space_settle(dir, space);
     }
 }

@@ -115,6 +115,10 @@ Test(check, fences)
     BREAK(kvi_dir_fences(full)[0], UINT64_MAX, "out of range");
     BREAK(kvi_dir_fences(full)[0], 64, "counts 0 fences, has 1");
     BREAK(kvi_dir_fences(shared)[3], 64, "is no entry");
+    kvi_dir_fences(full)[0] = 64;
+    full->fence_count = 1;
+    BREAK(full->entries[0].publisher, 77, "has outlived session 77");
+    kvi_dir_fences(full)[0] = full->fence_count = 0;
 }
 
 Test(check, index)

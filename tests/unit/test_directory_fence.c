@@ -311,3 +311,121 @@ Test(fence, eviction_takes_it_along)
     cr_assert_eq(more.block_count, 4);
     cr_assert_eq(pending(), 0);
 }
+
+/* ---- the end of a publisher ---- */
+
+static uint64_t hits_of(uint32_t count)
+{
+    return look_up(reader, count, KVI_LOOKUP_PEEK)->hit_count;
+}
+
+static void end_writer(void)
+{
+    kvi_dir_client_eof(world->dir, writer);
+    kvt_world_check(world);
+    kvi_dir_client_exited(world->dir, writer);
+    kvt_world_check(world);
+}
+
+Test(fence, what_a_dead_publisher_did_not_reach_is_a_miss)
+{
+    publish(0, 4, (struct kvt_fence[]){{0, 0}, {1, 5}, {1, 6}, {1, 4}});
+    world->lanes[writer][1] = 5;
+    kvi_dir_client_eof(world->dir, writer);
+    cr_assert_eq(hits_of(4), 4); /* it may still get there */
+    cr_assert_eq(pending(), 1);
+    world->lanes[writer][1] = 5;
+    kvi_dir_client_exited(world->dir, writer);
+    cr_assert_eq(hits_of(4), 2);
+    cr_assert_eq(kvt_peek(world, reader, space, 4, 1), 1); /* reached, and not looked at before */
+    cr_assert_eq(pending(), 0);
+    cr_assert_eq(kvt_stats(world).entry_blocks, 3);
+    cr_assert_eq(kvt_stats(world).evicted_blocks, 1);
+    cr_assert_eq(kvt_stats(world).lease_count, 0);
+    cr_assert_eq(kvt_stats(world).idle_blocks, 13);
+    kvt_world_check(world);
+}
+
+Test(fence, a_goodbye_breaks_them_too)
+{
+    publish(0, 2, (struct kvt_fence[]){{1, 5}, {1, 6}});
+    world->lanes[writer][1] = 5;
+    kvt_plain(world, writer, KVI_OP_GOODBYE, 0);
+    kvt_world_check(world);
+    kvi_dir_client_eof(world->dir, writer);
+    cr_assert_eq(hits_of(2), 1);
+    cr_assert_eq(pending(), 0);
+}
+
+Test(fence, what_others_hold_of_it_stays_theirs_without_its_name)
+{
+    struct kvt_granted more;
+
+    publish(0, 3, (struct kvt_fence[]){{1, 5}, {1, 6}, {1, 7}});
+    cr_assert_eq(look_up(reader, 1, 0)->hit_count, 1);
+    kvt_pin(world, reader, space, 1, (uint32_t[]){2}, 0);
+    end_writer();
+    cr_assert_eq(hits_of(3), 0);
+    cr_assert_eq(kvt_peek(world, reader, space, 2, 2), 0);
+    cr_assert_eq(kvt_stats(world).entry_blocks, 2); /* the third was nobody's */
+    cr_assert_eq(kvt_stats(world).leased_blocks, 2);
+    cr_assert_eq(kvt_stats(world).lease_count, 1);
+    cr_assert_eq(kvt_stats(world).pin_count, 1);
+    cr_assert_eq(pending(), 0);
+    /* Its block is not given to anybody before the lease ends; then it is. */
+    more = kvt_get(world, reader, space, 400);
+    for (uint32_t i = 0; i < more.block_count; i++)
+        cr_assert_neq(more.blocks[i], got.blocks[0]);
+    kvt_release(world, reader, space, 1, got.blocks);
+    cr_assert_eq(kvt_get(world, reader, space, 1).blocks[0], got.blocks[0]);
+    kvt_world_check(world);
+}
+
+Test(fence, the_name_is_free_for_the_next_publisher)
+{
+    struct kvt_granted own = kvt_get(world, reader, space, 4);
+
+    publish(0, 1, (struct kvt_fence[]){{1, 5}});
+    look_up(reader, 1, 0);
+    kvt_publish(world, reader, space, 1, names, own.blocks);
+    cr_assert_eq(kvt_stats(world).publish_exists_blocks, 1);
+    end_writer();
+    kvt_publish_all(world, reader, space, names[0], 1, own.blocks);
+    cr_assert_eq(look_up(reader, 1, 0)->hit_count, 1);
+    cr_assert_eq(kvt_stats(world).entry_blocks, 2);
+}
+
+Test(fence, a_space_that_only_broken_entries_kept_ends)
+{
+    publish(0, 2, (struct kvt_fence[]){{1, 5}, {1, 6}});
+    kvt_close(world, reader, space);
+    end_writer();
+    cr_assert_eq(kvt_stats(world).space_count, 0);
+    cr_assert_eq(kvt_stats(world).segment_count, 0);
+}
+
+Test(fence, fences_of_others_are_left_alone)
+{
+    struct kvt_granted own = kvt_get(world, reader, space, 4);
+
+    publish(0, 1, (struct kvt_fence[]){{1, 5}});
+    kvt_publish_fenced(world, reader, space, 1, (uint32_t[]){200}, own.blocks,
+                       (struct kvt_fence[]){{1, 5}});
+    end_writer();
+    cr_assert_eq(pending(), 1);
+    cr_assert_eq(kvt_peek(world, reader, space, 200, 1), 1);
+}
+
+/* Waiting requests are served from what breaks. */
+Test(fence, broken_blocks_feed_those_who_wait)
+{
+    make_world(4);
+    publish(0, 16, (const struct kvt_fence[16]){{1, 5}, {1, 5}});
+    kvt_lookup(world, reader, space, 16, names, 0);
+    kvt_forget(world);
+    kvt_request(world, reader, space, 2, KVI_REQUEST_MAY_WAIT);
+    kvt_release(world, reader, space, 2, got.blocks);
+    kvt_forget(world);
+    end_writer();
+    cr_assert_eq(kvt_take_grants(world, reader).block_count, 2);
+}
