@@ -443,8 +443,9 @@ uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                                         .dtype_v = KVMEM_DTYPE_BF16};
     struct kvi_msg_space_open *open = begin(world, KVI_OP_SPACE_OPEN);
 
-    snprintf(open->name, sizeof(open->name), "%s", name);
-    memcpy(open->domain, "default", 7);
+    snprintf(open->name, sizeof(open->name), "%.*s", (int)strcspn(name, "@"), name);
+    snprintf(open->domain, sizeof(open->domain), "%s",
+             strchr(name, '@') ? strchr(name, '@') + 1 : "default");
     open->quota_bytes = quota_bytes;
     open->layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
     open->block_tokens = KVT_BLOCK_TOKENS;

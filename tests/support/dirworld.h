@@ -108,7 +108,7 @@ struct kvt_granted kvt_take_grants(struct kvt_world *world, uint32_t client);
  * passed over. Request, create what is to be created, take the grants. */
 struct kvt_granted kvt_get(struct kvt_world *world, uint32_t client, uint32_t space,
                            uint32_t blocks);
-/* kvt_open, returning the id of the space. */
+/* kvt_open, returning the id of the space. A name is "space" or "space@domain". */
 uint32_t kvt_space(struct kvt_world *world, uint32_t client, const char *name,
                    enum kvt_geometry geometry, uint64_t quota_bytes);
 /* Publish blocks[i] as name first_name + i; all must become entries. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Fences of publications, rule by rule: which are taken, when an entry is a hit, what a look-up
- * lists, and where a fence ends.
+ * lists, and where a fence ends. Timelines: who is given whose page.
  */
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -428,4 +428,133 @@ Test(fence, broken_blocks_feed_those_who_wait)
     kvt_forget(world);
     end_writer();
     cr_assert_eq(kvt_take_grants(world, reader).block_count, 2);
+}
+
+/* ---- timelines ---- */
+
+static void ask_timeline(uint32_t client, uint32_t timeline, uint32_t is_own)
+{
+    struct kvi_msg_timeline_map m;
+
+    kvt_forget(world);
+    kvi_wire_begin(&m, KVI_OP_TIMELINE_MAP, 9);
+    m.timeline = timeline;
+    m.is_own = is_own;
+    kvt_deliver(world, client, &m);
+    kvt_world_check(world);
+}
+
+static void expect_refused(uint32_t client, uint32_t timeline, uint32_t is_own, int code,
+                           const char *word)
+{
+    uint64_t digest;
+
+    kvt_plain(world, client, KVI_OP_ACKNOWLEDGE, 0);
+    digest = kvi_dir_digest(world->dir);
+    ask_timeline(client, timeline, is_own);
+    cr_assert_eq(kvt_take_error(world, client, word), code, "%s", word);
+    cr_assert(kvt_is_quiet(world));
+    cr_assert_eq(kvi_dir_digest(world->dir), digest);
+}
+
+static void expect_page(uint32_t client, uint32_t timeline, uint32_t is_own, uint32_t producer)
+{
+    uint64_t in_flight = kvt_stats(world).fds_in_flight;
+    const struct kvi_msg_timeline_fd *reply;
+
+    ask_timeline(client, timeline, is_own);
+    reply = kvt_take_as(world, client, KVI_OP_TIMELINE_FD);
+    cr_assert(reply);
+    cr_assert_eq(reply->header.serial, 9);
+    cr_assert_eq(reply->header.fds_received, 1);
+    cr_assert_eq(reply->timeline, timeline_of(producer, 0));
+    cr_assert_eq(reply->client, producer);
+    cr_assert_leq(kvt_stats(world).fds_in_flight, in_flight + 1);
+    cr_assert_geq(kvt_stats(world).fds_in_flight, 1);
+}
+
+Test(fence, a_client_gets_its_own_page_always)
+{
+    uint32_t lonely = kvt_join(world, KVMEM_ROLE_LEADER);
+
+    expect_page(lonely, 0, 1, lonely);
+    expect_page(lonely, timeline_of(lonely, 17), 0, lonely);
+    expect_refused(lonely, 64, 1, KVMEM_E_INVALID, "timeline_map.timeline");
+}
+
+Test(fence, another_page_needs_a_space_in_the_same_domain)
+{
+    uint32_t stranger = kvt_join(world, KVMEM_ROLE_LEADER);
+    uint32_t in_b;
+
+    expect_page(reader, timeline_of(writer, 63), 0, writer);
+    expect_page(writer, timeline_of(reader, 0), 0, reader);
+    expect_refused(stranger, timeline_of(writer, 0), 0, KVMEM_E_PERMISSION, "sharing domain");
+    expect_refused(writer, timeline_of(stranger, 0), 0, KVMEM_E_PERMISSION, "sharing domain");
+    kvt_space(world, stranger, "a@other", KVT_SMALL, 0);
+    expect_refused(stranger, timeline_of(writer, 0), 0, KVMEM_E_PERMISSION, "sharing domain");
+    in_b = kvt_space(world, stranger, "b", KVT_SMALL, 0);
+    expect_page(stranger, timeline_of(writer, 0), 0, writer);
+    kvt_close(world, stranger, in_b);
+    expect_refused(stranger, timeline_of(writer, 0), 0, KVMEM_E_PERMISSION, "sharing domain");
+}
+
+Test(fence, the_page_stays_until_its_producer_is_reclaimed)
+{
+    uint32_t timeline = timeline_of(writer, 5);
+
+    kvi_dir_client_eof(world->dir, writer);
+    expect_page(reader, timeline, 0, writer);
+    kvi_dir_client_exited(world->dir, writer);
+    expect_refused(reader, timeline, 0, KVMEM_E_NOT_FOUND, "gone");
+    cr_assert_eq(kvt_join(world, KVMEM_ROLE_LEADER), writer); /* the same place, another session */
+    expect_refused(reader, timeline, 0, KVMEM_E_NOT_FOUND, "gone");
+    expect_refused(reader, UINT32_MAX, 0, KVMEM_E_NOT_FOUND, "gone");
+    expect_refused(reader, 0, 0, KVMEM_E_NOT_FOUND, "gone");
+}
+
+Test(fence, without_timelines_there_are_no_pages)
+{
+    world->dir->env.timeline_reached = NULL;
+    expect_refused(writer, 0, 1, KVMEM_E_NOT_SUPPORTED, "timeline_map");
+}
+
+Test(fence, pages_wait_for_descriptors_to_be_acknowledged)
+{
+    struct kvi_dir_options options = kvt_dir_options(8, 4);
+
+    kvt_world_end(world);
+    options.unacked_fd_limit = 2;
+    world = kvt_world_of_two(&options, &writer, &reader);
+    world->is_silent[writer] = 1;
+    expect_page(writer, 0, 1, writer);
+    expect_page(writer, 0, 1, writer);
+    expect_refused(writer, 0, 1, KVMEM_E_BUSY, "acknowledge");
+    world->is_silent[writer] = 0;
+    expect_page(writer, 0, 1, writer);
+    kvt_plain(world, writer, KVI_OP_STATS, 0);
+    cr_assert_eq(kvt_stats(world).fds_in_flight, 0);
+}
+
+/* After 2^26 sessions names of timelines come round; those in use are passed over. */
+Test(fence, two_clients_never_share_a_name)
+{
+    uint32_t first = world->dir->clients[writer].session_serial, late;
+
+    world->dir->session_serial = (1u << 26) + first - 1;
+    late = kvt_join(world, KVMEM_ROLE_LEADER);
+    cr_assert_eq(world->dir->clients[late].session_serial, (1u << 26) + first + 2);
+    kvt_space(world, late, "a", KVT_SMALL, 0);
+    expect_page(reader, timeline_of(late, 0), 0, late);
+    expect_page(reader, timeline_of(writer, 0), 0, writer);
+    world->dir->session_serial = UINT32_MAX;
+    late = kvt_join(world, KVMEM_ROLE_LEADER);
+    cr_assert_eq(world->dir->clients[late].session_serial, first + 3);
+}
+
+Test(fence, observers_have_no_timeline)
+{
+    uint32_t observer = kvt_join(world, KVMEM_ROLE_OBSERVER);
+
+    expect_refused(observer, 0, 1, KVMEM_E_PERMISSION, "observer");
 }
