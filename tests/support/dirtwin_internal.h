@@ -13,7 +13,6 @@ enum {
     KVT_TWIN_REFERENCED
 }; /* what kvt_twin_count counts */
 
-uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin);
 int kvt_twin_is_referenced(const struct kvt_twin_block *block);
 uint32_t kvt_twin_count(const struct kvt_twin *twin, uint32_t number, int what);
 uint32_t kvt_twin_space_segments(const struct kvt_twin *twin, uint32_t space);
