@@ -367,6 +367,9 @@ static void case_check_names_the_violation(struct kvt_backend *t)
     violation(t, "granule", &mappings[1].bytes, g + 1);
     violation(t, "inside", &mappings[1].bytes, 8 * g);
     violation(t, "kept", &mappings[0].kept, 1);
+    mappings[0].is_first = false;
+    KVT_REFUSED(t, KVMEM_E_CORRUPT, "is the first", kvi_backend_cuda_check(t->device));
+    mappings[0].is_first = true;
     violation(t, "allocation_bytes", &book->allocations.bytes, 1);
     violation(t, "a right for each", &book->reservations[0].rights_count, 7);
     for (uint32_t granule = 0; granule < 8; granule += 3) {
