@@ -461,8 +461,3 @@ Test(backend_cuda_program, the_laboratory_checks_its_kernels, .timeout = TIME_LI
 {
     program_works("tests/gpu/blocks_lab");
 }
-
-Test(backend_cuda_program, the_probe_comes_to_an_end, .timeout = TIME_LIMIT_S)
-{
-    program_works("tests/gpu/vmm_probe");
-}
