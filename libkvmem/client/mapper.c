@@ -314,8 +314,9 @@ int kvi_mapper_do(struct kvi_mapper *mapper, struct kvi_mapping *job)
     return job->code;
 }
 
-void kvi_mapper_poll(struct kvi_mapper *mapper)
+uint32_t kvi_mapper_poll(struct kvi_mapper *mapper)
 {
+    uint32_t done = 0;
     uint64_t count;
 
     if (!mapper->has_helper)
@@ -330,7 +331,9 @@ void kvi_mapper_poll(struct kvi_mapper *mapper)
             kvi_error_restore(&outcome->detail);
         mapper->delivered++; /* done() may submit, even poll */
         job.done(&job);
+        done++;
     }
+    return done;
 }
 
 /* Until something may have happened. */

@@ -89,9 +89,9 @@ int kvi_mapper_submit(struct kvi_mapper *mapper, const struct kvi_mapping *job);
  * for these addresses is under way. Returns job->code. */
 int kvi_mapper_do(struct kvi_mapper *mapper, struct kvi_mapping *job);
 
-/* Run done() of every job that is over. When job->code is not 0, kvmem_error_detail() is what the
- * failure left on the helper's thread. */
-void kvi_mapper_poll(struct kvi_mapper *mapper);
+/* Run done() of every job that is over; how many. When job->code is not 0, kvmem_error_detail() is
+ * what the failure left on the helper's thread. */
+uint32_t kvi_mapper_poll(struct kvi_mapper *mapper);
 
 /* Wait until all jobs are over, running done(). */
 void kvi_mapper_drain(struct kvi_mapper *mapper);

@@ -207,7 +207,7 @@ static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem
         assert(target >= 0);
         seq->copy_block = target;
         space->refs[tail_of(space, seq)]--;
-        code = kvi_backend_copy(space->client->backend, kvi_space_address(space, (uint32_t)target),
+        code = kvi_backend_copy(space->backend, kvi_space_address(space, (uint32_t)target),
                                 kvi_space_address(space, tail_of(space, seq)),
                                 space->geometry.block_bytes, 0);
         if (code) {

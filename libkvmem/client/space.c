@@ -177,6 +177,7 @@ static int make_arrays(struct kvmem_client *client, const struct kvmem_space_opt
     if (!space)
         return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a space");
     space->client = client;
+    space->backend = client->backend;
     space->geometry = *geometry;
     space->scratch = KVMEM_BLOCK_NONE;
     space->first_free_seq = UINT32_MAX;
@@ -313,8 +314,8 @@ int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options
         code = make_arrays(client, options, &plan, &space);
     if (code)
         return code;
-    code = kvi_backend_reserve(client->backend, (uint64_t)plan.segment_limit * plan.segment_bytes,
-                               0, &space->base);
+    code = kvi_backend_reserve(space->backend, (uint64_t)plan.segment_limit * plan.segment_bytes, 0,
+                               &space->base);
     if (code)
         goto no_range;
     build_open(space);
@@ -334,7 +335,7 @@ int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options
     return 0;
 
 not_opened:
-    kvi_backend_unreserve(client->backend, space->base,
+    kvi_backend_unreserve(space->backend, space->base,
                           (uint64_t)plan.segment_limit * plan.segment_bytes);
 no_range:
     free_arrays(space);
@@ -365,7 +366,7 @@ void kvi_space_close(struct kvmem_space *space)
     kvi_outbox_forget(&client->outbox, space->place);
     if (!client->is_lost)
         say_close(space);
-    kvi_backend_unreserve(client->backend, space->base,
+    kvi_backend_unreserve(space->backend, space->base,
                           (uint64_t)space->geometry.segment_limit * space->geometry.segment_bytes);
     for (uint32_t slot = 0; slot < space->pool.segment_limit && space->pool.owned_segments;
          slot++) {
