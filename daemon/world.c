@@ -52,7 +52,7 @@ static int message_fds(struct kvd_server *server, struct kvd_connection *connect
     if (segment_count > KVI_MESSAGE_FDS)
         return kvi_error_set(KVMEM_E_CORRUPT, "a message with %u descriptors", segment_count);
     for (uint32_t i = 0; i < segment_count; i++) {
-        int rc = kvd_device_segment_export(server->device, segments[i], &fds[i]);
+        int rc = kvd_devices_segment_export(server->devices, segments[i], &fds[i]);
 
         if (rc < 0) {
             while (i-- > 0)
@@ -90,15 +90,14 @@ static void world_segment_create(void *context, uint32_t segment, uint32_t devic
 {
     struct kvd_server *server = context;
 
-    (void)device;
-    kvd_device_segment_create(server->device, segment, bytes);
+    kvd_devices_segment_create(server->devices, segment, device, bytes);
 }
 
 static void world_segment_release(void *context, uint32_t segment)
 {
     struct kvd_server *server = context;
 
-    kvd_device_segment_release(server->device, segment);
+    kvd_devices_segment_release(server->devices, segment);
 }
 
 static void world_client_close(void *context, uint32_t client, int code, const char *text)
@@ -125,6 +124,13 @@ static int world_usage(void *context, uint32_t client, uint32_t space, uint32_t 
                            generation, block_count, out);
 }
 
+static int world_device_is_stuck(void *context, uint32_t device)
+{
+    struct kvd_server *server = context;
+
+    return kvd_device_is_stuck(kvd_devices_at(server->devices, device));
+}
+
 struct kvi_dir_env kvd_world(struct kvd_server *server)
 {
     return (struct kvi_dir_env){
@@ -139,5 +145,6 @@ struct kvi_dir_env kvd_world(struct kvd_server *server)
         .segment_release = world_segment_release,
         .client_close = world_client_close,
         .usage = world_usage,
+        .device_is_stuck = world_device_is_stuck,
     };
 }
