@@ -128,8 +128,10 @@ static struct kvd_connection *pop_ending(struct kvd_server *server)
     return connection;
 }
 
+/* The directory has reclaimed it. Until then it looked at the lanes as they were. */
 static void forget(struct kvd_server *server, struct kvd_connection *connection)
 {
+    kvd_timeline_page_break(&connection->timeline);
     server->connections[connection->client] = NULL;
     kvd_connection_destroy(connection);
 }

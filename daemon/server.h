@@ -33,7 +33,7 @@
 struct kvd_connection;
 
 #define KVD_BUFFER_BYTES   (KVI_MESSAGE_BYTES + 64u) /* one datagram, and that it was too long */
-#define KVD_FDS_PER_CLIENT 67u /* 64 descriptors in its queue, socket, pidfd, status page */
+#define KVD_FDS_PER_CLIENT 68u /* 64 descriptors in its queue, socket, pidfd, two pages */
 #define KVD_FDS_OWN        32u
 
 struct kvd_server {
