@@ -401,7 +401,8 @@ void kvi_dir_entry_evict_oldest(struct kvi_dir *dir, uint32_t number, const uint
                                 uint32_t count);
 /* Evict all; none is referenced. */
 void kvi_dir_entry_evict_all(struct kvi_dir *dir, uint32_t number);
-/* What it names was never written: evict it; rename it to nobody's name when it is referenced. */
+/* What it names was never written: evict it; or rename it to nobody's name where it is referenced,
+ * or its segment has an owner, who would not know of another free block. */
 void kvi_dir_entry_break(struct kvi_dir *dir, uint32_t number, uint32_t block);
 /* End all leases of `open`, the highest index first. */
 void kvi_dir_entry_unlease_all(struct kvi_dir *dir, struct kvi_dir_open *open);
