@@ -56,7 +56,7 @@ static void make_query(uint64_t history, uint32_t count, float *query)
 
 /* All K or V vectors of a layer and head as doubles, (length, head_dim), from the byte function. */
 static void regenerate(const struct kvb_shape *shape, const uint64_t *history, uint32_t length,
-                       uint32_t layer, int is_v, uint32_t head, double *out)
+                       uint32_t layer, uint32_t is_v, uint32_t head, double *out)
 {
     uint64_t vector[4096u * 4 / 8];
     uint32_t dim = shape->model.head_dim;

@@ -156,7 +156,7 @@ static void copy_lane(struct kvb_faults *faults, const struct target *target, ui
                       uint32_t to_head, uint32_t from_layer, uint32_t from_head)
 {
     const char *right = block_address(faults, &target->view, target->at);
-    int is_v = (int)random_below(faults, 2);
+    uint32_t is_v = random_below(faults, 2);
 
     for (uint32_t slot = 0; slot < target->end - target->first; slot++)
         memcpy(faults->copy + kvb_vector_offset(faults->shape, slot, to_layer, is_v, to_head),
@@ -170,7 +170,7 @@ static int plant_bit(struct kvb_faults *faults, const struct target *target)
     uint32_t slot = random_below(faults, target->end - target->first);
     uint64_t offset =
         kvb_vector_offset(faults->shape, slot, random_below(faults, model->layers),
-                          (int)random_below(faults, 2), random_below(faults, model->kv_heads));
+                          random_below(faults, 2), random_below(faults, model->kv_heads));
 
     offset += random_below(faults, faults->shape->vector_bytes);
     faults->copy[offset] = (char)(faults->copy[offset] ^ (1 << random_below(faults, 8)));

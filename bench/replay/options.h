@@ -9,14 +9,7 @@
 
 #include <kvmem.h>
 
-/* The model whose K and V are replayed. */
-struct kvb_model {
-    uint32_t layers;
-    uint32_t kv_heads;
-    uint32_t head_dim;
-    uint32_t dtype; /* BF16, FP16 or FP32 */
-    uint32_t block_tokens;
-};
+#include "byte_function.h"
 
 struct kvb_options {
     const char *trace_path;
