@@ -19,6 +19,10 @@
 #include "byte_function.h"
 #include "trace.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KVB_HISTORY_ROOT 0x6b766d656d000001ull
 
 /* A sequence's K and V as someone sees them: blocks through a table. */
@@ -61,4 +65,7 @@ void kvb_write(const struct kvb_shape *shape, char *base, const int32_t *table,
 uint64_t kvb_count_wrong_bytes(const struct kvb_shape *shape, const struct kvb_view *view,
                                const uint64_t *history, uint32_t first, uint32_t end);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -148,10 +148,13 @@ double kvb_attention_error(struct kvb_device *device, const struct kvb_view *vie
     if (attend_regenerated(shape, history, length, layer, query, out) != 0)
         goto out;
     error = HUGE_VAL;
-    if ((uint64_t)view->block_count * shape->model.block_tokens < view->length ||
-        device->ops->attend(device, view, &(struct kvb_query){query, heads, layer}, out + count))
+    if ((uint64_t)view->block_count * shape->model.block_tokens < view->length)
         goto out;
-    error = largest_difference(out, out + count, count);
+    switch (
+        device->ops->attend(device, view, &(struct kvb_query){query, heads, layer}, out + count)) {
+    case 0: error = largest_difference(out, out + count, count); break;
+    case KVB_NO_MEMORY: error = -1; break;
+    }
 out:
     free(query);
     free(out);

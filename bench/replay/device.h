@@ -20,6 +20,10 @@
 
 #include "bytes.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Tokens [first, end) of a sequence: its blocks, and the history at each position. */
 struct kvb_span {
     const int32_t *table;
@@ -35,6 +39,9 @@ struct kvb_query {
     uint32_t layer;
 };
 
+#define KVB_UNREADABLE (-1)
+#define KVB_NO_MEMORY  1
+
 struct kvb_device;
 
 struct kvb_device_ops {
@@ -44,15 +51,14 @@ struct kvb_device_ops {
     uint64_t (*count_wrong)(struct kvb_device *device, const struct kvb_view *view,
                             const uint64_t *history, uint32_t first, uint32_t end);
     /* Attention over all tokens of `view`, whose table covers its length; out (heads, head_dim)
-     * double. 0, or −1: a block is missing, or (GPU) reading a contiguous copy of the same blocks
-     * gave other bits. */
+     * double. 0, KVB_NO_MEMORY, or KVB_UNREADABLE: a block is missing, or (GPU) reading a
+     * contiguous copy of the same blocks gave other bits. */
     int (*attend)(struct kvb_device *device, const struct kvb_view *view,
                   const struct kvb_query *query, double *out);
     /* Memory that `count_wrong` can read as a block; NULL: none left. */
     void *(*allocate)(struct kvb_device *device, uint64_t bytes);
     void (*release)(struct kvb_device *device, void *memory);
-    /* Copy between any of blocks, allocated memory and the host's; done on return when one of the
-     * two is the host's. */
+    /* Copy between any of blocks, allocated memory and the host's; done on return. */
     void (*copy)(struct kvb_device *device, void *to, const void *from, uint64_t bytes);
     void (*wait)(struct kvb_device *device);
     void (*close)(struct kvb_device *device);
@@ -69,9 +75,16 @@ struct kvb_device {
 
 #define KVB_WRITE_TOKENS 16384u
 
-/* Open for blocks at `base`, where *shape says; it must stay. */
+/* Open for blocks at `base`, where *shape says; it must stay. CUDA: the GPU of `info`; 0, or −1 and
+ * device->error. */
 void kvb_device_open_host(struct kvb_device *device, const struct kvb_shape *shape, void *base);
+int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shape, void *base,
+                         const struct kvmem_device_info *info);
 void kvb_device_close(struct kvb_device *device);
+
+/* kvb_vector() as compiled with the kernels, for the host; −1: there are none in this build. */
+int kvb_cuda_vector(const struct kvb_shape *shape, uint64_t history, uint32_t layer, uint32_t is_v,
+                    uint32_t head, uint64_t *out);
 
 /* The fence of all that was asked of the device. */
 static inline struct kvmem_fence kvb_device_fence(const struct kvb_device *device)
@@ -79,4 +92,7 @@ static inline struct kvmem_fence kvb_device_fence(const struct kvb_device *devic
     return device->stream == NULL ? kvmem_fence_none() : kvmem_fence_stream(device->stream);
 }
 
+#ifdef __cplusplus
+}
+#endif
 #endif

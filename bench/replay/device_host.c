@@ -45,7 +45,7 @@ static int host_attend(struct kvb_device *device, const struct kvb_view *view,
     int rc = kva_reference_decode(&layer, view->table, view->length, query->query, query->heads,
                                   1 / sqrt(shape->model.head_dim), out);
 
-    return rc == 0 ? 0 : -1;
+    return rc == 0 ? 0 : KVB_UNREADABLE;
 }
 
 static void *host_allocate(struct kvb_device *device, uint64_t bytes)

@@ -12,6 +12,9 @@
 
 #include "common/bench.h"
 
+#define DEVICE_LIMIT 16u
+#define KIND_CUDA    2u /* kvmem_device_info.kind */
+
 static int open_client(struct kvb_engine *engine, const struct kvb_options *options)
 {
     struct kvmem_embed_options embed = {.size = sizeof(embed), .name = "kvmem-replay"};
@@ -20,7 +23,9 @@ static int open_client(struct kvb_engine *engine, const struct kvb_options *opti
     int rc;
 
     snprintf(name, sizeof(name), "replay %" PRIu32 "/%" PRIu32, options->part + 1, options->parts);
+    embed.device = options->device;
     embed.device_bytes = options->device_bytes;
+    embed.flags = connect.flags = options->is_helped ? KVMEM_CLIENT_HELPER : 0;
     connect.socket_path = options->socket_path;
     connect.name = name;
     rc = options->is_embedded ? kvmem_client_embed(&embed, &engine->client)
@@ -29,9 +34,70 @@ static int open_client(struct kvb_engine *engine, const struct kvb_options *opti
         return kvb_replay_fail(
             engine, options->is_embedded ? "cannot embed a device" : "cannot connect to kvmemd",
             rc);
-    engine->info.size = sizeof(engine->info);
-    rc = kvmem_client_info(engine->client, &engine->info);
-    return rc < 0 ? kvb_replay_fail(engine, "kvmem_client_info", rc) : 0;
+    return 0;
+}
+
+/* "cuda:0 NVIDIA H200" is called cuda:0. */
+static int is_called(const struct kvmem_device_info *device, const char *name)
+{
+    size_t length = strcspn(device->name, " ");
+
+    return strlen(name) == length && memcmp(device->name, name, length) == 0;
+}
+
+static int fail_device(struct kvb_engine *engine, const char *name,
+                       const struct kvmem_device_info *devices, int count)
+{
+    size_t room = sizeof(engine->error);
+    size_t used =
+        (size_t)snprintf(engine->error, room, "--device: the daemon has no %s, but", name);
+
+    for (int i = 0; i < count && used < room; i++)
+        used += (size_t)snprintf(engine->error + used, room - used, "%s %s", i == 0 ? "" : ",",
+                                 devices[i].name);
+    return -1;
+}
+
+/* Open the space on the device that was asked for, else on the first where it is or can be: one
+ * that is on another device answers EXISTS. *device: the one that it is on now. */
+static int open_on_device(struct kvb_engine *engine, struct kvmem_space_options *options,
+                          struct kvmem_device_info *device)
+{
+    const char *wanted = engine->options->is_embedded ? NULL : engine->options->device;
+    struct kvmem_device_info devices[DEVICE_LIMIT];
+    int count = kvmem_client_devices(engine->client, DEVICE_LIMIT, devices);
+    int rc = 0, tried = 0;
+
+    if (count < 0)
+        return kvb_replay_fail(engine, "kvmem_client_devices", count);
+    for (int i = 0; i < count; i++) {
+        if (wanted != NULL && !is_called(&devices[i], wanted))
+            continue;
+        *device = devices[i];
+        options->device = count == 1 ? 0 : (uint32_t)i + 1;
+        tried = 1;
+        rc = kvmem_space_open(engine->client, options, &engine->space);
+        if (rc != KVMEM_E_EXISTS)
+            break;
+    }
+    if (!tried)
+        return fail_device(engine, wanted, devices, count);
+    return rc < 0 ? kvb_replay_fail(engine, "cannot open the space", rc) : 0;
+}
+
+/* A dry run touches no block, and needs no kernels. */
+static int open_device(struct kvb_engine *engine, const struct kvmem_device_info *info)
+{
+    void *base = kvmem_space_base(engine->space, 0, 0);
+
+    engine->device_bytes = info->device_bytes;
+    if (info->kind != KIND_CUDA || engine->options->is_dry)
+        kvb_device_open_host(&engine->device, &engine->shape, base);
+    else if (kvb_device_open_cuda(&engine->device, &engine->shape, base, info) != 0) {
+        snprintf(engine->error, sizeof(engine->error), "%s", engine->device.error);
+        return -1;
+    }
+    return 0;
 }
 
 static int open_space(struct kvb_engine *engine, const struct kvb_model *model)
@@ -52,19 +118,18 @@ static int open_space(struct kvb_engine *engine, const struct kvb_model *model)
                     .dtype_v = model->dtype}},
     };
     struct kvmem_geometry geometry = {.size = sizeof(geometry)};
-    int rc = kvmem_space_open(engine->client, &options, &engine->space);
+    struct kvmem_device_info device;
+    int rc;
 
-    if (rc < 0)
-        return kvb_replay_fail(engine, "cannot open the space", rc);
+    if (open_on_device(engine, &options, &device) != 0)
+        return -1;
     rc = kvmem_space_geometry(engine->space, 0, &geometry);
     if (rc == 0)
         rc = kvmem_name_root(engine->space, NULL, &engine->root);
     if (rc < 0)
         return kvb_replay_fail(engine, "cannot name the space's root", rc);
     kvb_shape_init(&engine->shape, model, &geometry);
-    kvb_device_open_host(&engine->device, &engine->shape, kvmem_space_base(engine->space, 0, 0));
-    engine->device_bytes = engine->info.device_bytes;
-    return 0;
+    return open_device(engine, &device);
 }
 
 static int allocate(struct kvb_engine *engine)

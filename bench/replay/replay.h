@@ -63,7 +63,6 @@ struct kvb_engine {
     const struct kvb_trace *trace;
     struct kvmem_client *client;
     struct kvmem_space *space;
-    struct kvmem_client_info info;
     struct kvmem_name root;
     struct kvb_shape shape;
     struct kvb_device device;
