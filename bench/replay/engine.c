@@ -94,7 +94,7 @@ static int preempt_youngest(struct kvb_engine *engine)
     remove_live(engine, youngest);
     engine->is_crowded = 1;
     engine->place_limit = engine->running > 0 ? engine->running : 1;
-    return kvb_replay_dispatch(engine, 0);
+    return kvb_replay_drain(engine);
 }
 
 /* The only request that runs gets no blocks: others hold them. Step back for a moment; how long
@@ -112,14 +112,17 @@ static int step_back(struct kvb_engine *engine)
     return kvb_replay_dispatch(engine, (2 + 5 * (int64_t)engine->options->part) * 1000000);
 }
 
-/* `need` blocks were not free: wait for those on their way, else preempt. FOUND: they are there
+/* `need` blocks were not free: wait for those that kernels still have and those on their way, else
+ * preempt. FOUND: they are there
  * now, until the next dispatch, which hands in what nobody uses; 0: try again in the next step. */
 #define FOUND    1
 #define APPENDED 2
 static int find_blocks(struct kvb_engine *engine, uint32_t need)
 {
-    int rc = kvmem_space_reserve(engine->space, need, RESERVE_NS);
+    int rc;
 
+    engine->device.ops->wait(&engine->device);
+    rc = kvmem_space_reserve(engine->space, need, RESERVE_NS);
     switch (rc) {
     case 0: return FOUND;
     case KVMEM_E_OUTBOX_FULL: return kvb_replay_dispatch(engine, 0);
@@ -191,8 +194,8 @@ static int append_batch(struct kvb_engine *engine, uint32_t count)
         if (rc != FOUND)
             return rc;
     } while (1);
-    if (rc == KVMEM_E_OUTBOX_FULL)
-        return kvb_replay_dispatch(engine, 0); /* and again in the next step */
+    if (kvb_replay_must_drain(rc))
+        return kvb_replay_drain(engine); /* and again in the next step */
     return rc < 0 ? kvb_replay_fail(engine, "kvmem_seqs_append", rc) : APPENDED;
 }
 

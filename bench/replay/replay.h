@@ -122,6 +122,10 @@ int kvb_live_end(struct kvb_engine *engine, struct kvb_live *live);
 int kvb_live_free(struct kvb_engine *engine, struct kvb_live *live);
 void kvb_live_fini(struct kvb_live *live);
 int kvb_replay_dispatch(struct kvb_engine *engine, int64_t timeout_ns);
+/* Must the call be made again after a drain? The outbox is full, or what waits for fences is. */
+int kvb_replay_must_drain(int rc);
+/* Wait for the device and dispatch: what was given away with its fence is away then. */
+int kvb_replay_drain(struct kvb_engine *engine);
 
 /* check.c: compare what a live holds with what it must be, into engine->counts. */
 struct kvb_view kvb_live_view(const struct kvb_engine *engine, const struct kvb_live *live);

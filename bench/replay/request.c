@@ -39,6 +39,17 @@ int kvb_replay_dispatch(struct kvb_engine *engine, int64_t timeout_ns)
     return 0;
 }
 
+int kvb_replay_must_drain(int rc)
+{
+    return rc == KVMEM_E_OUTBOX_FULL || rc == KVMEM_E_BUSY;
+}
+
+int kvb_replay_drain(struct kvb_engine *engine)
+{
+    engine->device.ops->wait(&engine->device);
+    return kvb_replay_dispatch(engine, 0);
+}
+
 /* Buffers for `tokens` tokens; what was in them is lost. */
 static int make_room(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens)
 {
@@ -177,8 +188,8 @@ int kvb_live_prefill(struct kvb_engine *engine, struct kvb_live *live, uint32_t 
     struct kvb_span span;
     int rc = kvmem_seq_append(engine->space, live->seq, tokens, fence);
 
-    if (rc == KVMEM_E_OUTBOX_FULL) {
-        if (kvb_replay_dispatch(engine, 0) != 0)
+    if (kvb_replay_must_drain(rc)) {
+        if (kvb_replay_drain(engine) != 0)
             return -1;
         rc = kvmem_seq_append(engine->space, live->seq, tokens, fence);
     }
@@ -206,14 +217,14 @@ static int publish(struct kvb_engine *engine, struct kvb_live *live)
         return -1;
     rc = kvmem_seq_publish(engine->space, live->seq, live->published, count,
                            live->names + live->published, fence);
-    if (rc == KVMEM_E_OUTBOX_FULL) {
-        if (kvb_replay_dispatch(engine, 0) != 0)
+    if (live->is_guarded && (rc == KVMEM_E_BUSY || rc == KVMEM_E_STALE))
+        return 0;
+    if (kvb_replay_must_drain(rc)) {
+        if (kvb_replay_drain(engine) != 0)
             return -1;
         rc = kvmem_seq_publish(engine->space, live->seq, live->published, count,
                                live->names + live->published, fence);
     }
-    if (live->is_guarded && (rc == KVMEM_E_BUSY || rc == KVMEM_E_STALE))
-        return 0;
     if (rc < 0)
         return kvb_replay_fail(engine, "kvmem_seq_publish", rc);
     live->published = full;
@@ -271,8 +282,8 @@ int kvb_live_free(struct kvb_engine *engine, struct kvb_live *live)
     struct kvmem_fence fence = kvb_device_fence(&engine->device);
     int rc = kvmem_seq_free(engine->space, live->seq, fence);
 
-    if (rc == KVMEM_E_OUTBOX_FULL) {
-        if (kvb_replay_dispatch(engine, 0) != 0)
+    if (kvb_replay_must_drain(rc)) {
+        if (kvb_replay_drain(engine) != 0)
             return -1;
         rc = kvmem_seq_free(engine->space, live->seq, fence);
     }
