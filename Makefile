@@ -159,8 +159,7 @@ $(foreach p,$(PROGRAMS),$(eval $(call program_rule,$p)))
 
 # Other flags, other objects; another list of sources, another library (a removed file must not
 # live on in it). These files are rewritten only when what they hold changes.
-$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE) \
-                $(NVCC)
+$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE) $(NVCC)
 $(B)/flags $(patsubst %,$(B)/obj/%.list,$(ARCHIVES)): FORCE
 	@mkdir -p $(@D); echo '$(NOW)' | cmp -s - $@ || echo '$(NOW)' > $@
 FORCE:

@@ -81,8 +81,8 @@ static bool send(struct kvb_device *device, uint32_t count)
     struct own *own = own_of(device);
 
     works(device, "cudaMemcpyAsync",
-          cudaMemcpyAsync(own->places, own->staging[own->turn].places,
-                          sizeof(*own->places) * count, cudaMemcpyHostToDevice, own->stream));
+          cudaMemcpyAsync(own->places, own->staging[own->turn].places, sizeof(*own->places) * count,
+                          cudaMemcpyHostToDevice, own->stream));
     return works(device, "cudaEventRecord",
                  cudaEventRecord(own->staging[own->turn].copied, own->stream));
 }
@@ -324,8 +324,7 @@ static bool make_buffers(struct kvb_device *device)
     const size_t counts = sizeof(*own->counts) * (KVB_WRITE_TOKENS + 1);
 
     for (uint32_t i = 0; i < RING; i++) {
-        works(device, "cudaMallocHost",
-              cudaMallocHost((void **)&own->staging[i].places, places));
+        works(device, "cudaMallocHost", cudaMallocHost((void **)&own->staging[i].places, places));
         works(device, "cudaEventCreate",
               cudaEventCreateWithFlags(&own->staging[i].copied, cudaEventDisableTiming));
     }

@@ -253,8 +253,8 @@ static __global__ void attend_head(const struct kvb_shape shape, const struct kv
         double total = 0;
 
         for (uint32_t t = 0; t < view.length; t++)
-            total += weights[t] *
-                     element(shape.model.dtype, vector_at(&shape, &view, t, 1, kv_head), d);
+            total +=
+                weights[t] * element(shape.model.dtype, vector_at(&shape, &view, t, 1, kv_head), d);
         out[(uint64_t)blockIdx.x * dim + d] = total / sum;
     }
 }
