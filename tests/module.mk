@@ -6,8 +6,8 @@
 #   tsan                        plain main(), since Criterion does not run under ThreadSanitizer
 #   helpers                     plain main(), started by tests: $KVMEM_BUILD_DIR/tests/helpers/x
 #   examples                    plain main(), linked with libkvmem.so as a user would
-#   gpu                         plain main() that needs no library but libc: on the machine with
-#                               the GPU it is run as it was built here; without a GPU it skips
+#   gpu                         plain main() for a machine with a GPU, which skips without one; all
+#                               but backend_cuda have kernels (support/gpu) and need nvcc to build
 #   scripts abi                 shell and Python, run as they are (they need their x bit)
 #
 # A plain program or a script passes with exit status 0; 77 means skipped, its last line says
@@ -16,11 +16,18 @@
 SRC_kvt  := $(wildcard tests/support/*.c)
 ARCHIVES += kvt
 
+# Kernels, and what tests and benchmarks with kernels share.
+ifneq ($(NVCC),)
+SRC_kvtgpu := $(wildcard tests/support/gpu/*.c tests/support/gpu/*.cu)
+ARCHIVES   += kvtgpu
+endif
+
 tests_in = $(patsubst %.c,%,$(wildcard $(patsubst %,tests/%/*.c,$1)))
 INSIDE  := kvt kvb kvmem kvmem-attention nettle libcjson
 
 TESTS_CRITERION := $(call tests_in,unit model wire fault ipc daemon)
-TESTS_PLAIN     := $(call tests_in,tsan examples gpu)
+TESTS_GPU       := $(if $(NVCC),$(call tests_in,gpu),tests/gpu/backend_cuda)
+TESTS_PLAIN     := $(call tests_in,tsan examples) $(TESTS_GPU)
 TESTS_SCRIPT    := $(wildcard $(foreach s,sh py,tests/scripts/*.$s tests/abi/*.$s))
 ifeq ($(MODE),asan)
 TESTS_SCRIPT    := $(filter-out tests/abi/% tests/scripts/runner.sh,$(TESTS_SCRIPT))
@@ -36,7 +43,7 @@ $(foreach t,$(filter tests/unit/test_ctl_%,$(TESTS_CRITERION)),\
   $(eval LIBS_$t := kvctl $(INSIDE) criterion))
 $(foreach t,$(call tests_in,daemon),$(eval LIBS_$t := kvt kvd $(INSIDE) liburing jemalloc criterion))
 $(foreach t,$(call tests_in,tsan helpers),$(eval LIBS_$t := $(INSIDE)))
-$(foreach t,$(call tests_in,gpu),$(eval LIBS_$t := kvt kvmem))
+$(foreach t,$(TESTS_GPU),$(eval LIBS_$t := $(if $(NVCC),kvtgpu) kvt kvmem nettle))
 $(foreach t,$(call tests_in,examples),$(eval LIBS_$t := kvmem.so))
 
 PROGRAMS += $(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers)
