@@ -181,7 +181,7 @@ GPU_TESTS      := $(addprefix $(B)/,$(filter tests/gpu/%,$(PROGRAMS)))
 GPU_BENCHES    := $(addprefix $(B)/,$(filter $(BENCHES_GPU),$(PROGRAMS)))
 
 .PHONY: all everything lib left-out demo test test-asan test-tsan bench record run-demo run-tests \
-        run-bench test-gpu bench-gpu record-gpu gpu-programs run-test-gpu run-bench-gpu \
+        run-bench test-gpu bench-gpu record-gpu gpu-programs gpu-kit run-test-gpu run-bench-gpu \
         run-record-gpu deps check-deps check-format check-headers check-symbols check-protocol format \
         docs install uninstall help clean FORCE
 
@@ -241,6 +241,10 @@ run-bench: all $(BENCH_PROGRAMS)
 # The scripts run what is built, and work as well where nothing can be built: on a machine to which
 # $(B)/bin, $(B)/tests/gpu, $(B)/bench/gpu and this folder's scripts were taken.
 gpu-programs: $(BINARIES) $(GPU_TESTS) $(GPU_BENCHES) ## Build what test-gpu and bench-gpu run
+
+# Everything that must be taken to a machine with a GPU and without our libraries.
+gpu-kit: gpu-programs ## The same, and the external libraries beside them, to be run elsewhere
+	@bash tests/support/gpu_kit.sh $(L)/external $(BINARIES) $(GPU_TESTS) $(GPU_BENCHES)
 
 run-test-gpu: gpu-programs
 	@bash tests/support/gpu.sh $(T)
