@@ -112,6 +112,32 @@ static int check_list(const struct check *check, uint32_t number)
     return 0;
 }
 
+static int check_fences(const struct check *check, uint32_t number)
+{
+    const struct kvi_dir_segment *segment = &check->dir->segments[number];
+    const uint64_t *words = kvi_dir_fences(segment);
+    uint32_t count = 0;
+
+    for (uint32_t block = 0; block < segment->block_count; block++) {
+        if (words[block] == 0)
+            continue;
+        count++;
+        if (!kvi_dir_is_entry(segment, block))
+            return violated(check, "segment %u block %u: has a fence, but is no entry", number,
+                            block);
+        if (!kvi_dir_client_of_session(check->dir, segment->entries[block].publisher))
+            return violated(check, "segment %u block %u: its fence has outlived session %u", number,
+                            block, segment->entries[block].publisher);
+        if (words[block] < KVI_LANE_COUNT || words[block] / KVI_LANE_COUNT >= KVI_FENCE_LIMIT)
+            return violated(check, "segment %u block %u: its fence %llu is out of range", number,
+                            block, (unsigned long long)words[block]);
+    }
+    if (count != segment->fence_count)
+        return violated(check, "segment %u: counts %u fences, has %u", number, segment->fence_count,
+                        count);
+    return 0;
+}
+
 static int check_entries(struct check *check, uint32_t number)
 {
     const struct kvi_dir_segment *segment = &check->dir->segments[number];
@@ -191,7 +217,8 @@ static int check_segment(struct check *check, uint32_t number)
     int has_records = segment->state != KVI_SEGMENT_DRAINING;
     int code;
 
-    if (segment->space >= dir->options.space_limit || !space->is_used)
+    if (segment->space >= dir->options.space_limit || !space->is_used ||
+        space->device >= dir->options.device_count)
         return violated(check, "segment %u: its space %u does not exist", number, segment->space);
     if (segment->slot >= space->slot_high)
         return violated(check, "segment %u: slot %u is not below %u", number, segment->slot,
@@ -211,14 +238,31 @@ static int check_segment(struct check *check, uint32_t number)
     code = check_mappers(check, number);
     if (code == 0 && has_records)
         code = check_entries(check, number);
+    if (code == 0 && has_records)
+        code = check_fences(check, number);
     return code;
+}
+
+static int check_devices(const struct check *check, const struct kvi_dir_memory *used)
+{
+    const struct kvi_dir *dir = check->dir;
+
+    for (uint32_t i = 0; i < dir->options.device_count; i++)
+        if (dir->memory[i].free_bytes + used[i].free_bytes !=
+                dir->options.devices[i].device_bytes ||
+            dir->memory[i].segment_count != used[i].segment_count)
+            return violated(check, "device %u: %llu free + %llu in %u of %u segments are not %llu",
+                            i, (unsigned long long)dir->memory[i].free_bytes,
+                            (unsigned long long)used[i].free_bytes, used[i].segment_count,
+                            dir->memory[i].segment_count,
+                            (unsigned long long)dir->options.devices[i].device_bytes);
+    return 0;
 }
 
 static int check_segments(struct check *check)
 {
     const struct kvi_dir *dir = check->dir;
-    uint64_t bytes = 0;
-    uint32_t count = 0;
+    struct kvi_dir_memory used[KVI_DEVICE_LIMIT] = {{0}};
 
     for (uint32_t i = 0; i < dir->segment_limit; i++) {
         int code;
@@ -233,15 +277,10 @@ static int check_segments(struct check *check)
         code = check_segment(check, i);
         if (code != 0)
             return code;
-        bytes += dir->segments[i].bytes;
-        count++;
+        used[kvi_dir_device_of(dir, &dir->segments[i])].free_bytes += dir->segments[i].bytes;
+        used[kvi_dir_device_of(dir, &dir->segments[i])].segment_count++;
     }
-    if (dir->free_bytes + bytes != dir->options.devices[0].device_bytes ||
-        count != dir->segment_count)
-        return violated(check, "device: %llu free + %llu in %u segments are not %llu",
-                        (unsigned long long)dir->free_bytes, (unsigned long long)bytes, count,
-                        (unsigned long long)dir->options.devices[0].device_bytes);
-    return 0;
+    return check_devices(check, used);
 }
 
 /* ---- spaces ---- */

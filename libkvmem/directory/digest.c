@@ -40,6 +40,7 @@ static void fold_entries(uint64_t *digest, const struct kvi_dir_segment *segment
         fold_bytes(digest, entry->name, sizeof(entry->name));
         fold(digest, (uint64_t)entry->lease_count << 32 | entry->pin_count);
         fold(digest, entry->publisher);
+        fold(digest, kvi_dir_fences(segment)[block]);
     }
     for (uint32_t block = segment->oldest; block != KVI_DIR_NONE;
          block = segment->entries[block].newer) {
@@ -71,6 +72,7 @@ static void fold_space(uint64_t *digest, const struct kvi_dir_space *space)
     fold_bytes(digest, space->name, strlen(space->name));
     fold_bytes(digest, space->domain, strlen(space->domain));
     fold_bytes(digest, space->fingerprint, sizeof(space->fingerprint));
+    fold(digest, space->device);
     fold(digest, space->quota_bytes);
     fold(digest, space->geometry.index_stride_bytes);
     fold(digest, space->client_count);
@@ -104,6 +106,7 @@ static void fold_client(uint64_t *digest, const struct kvi_dir *dir,
     if (client->state == KVI_DIR_CLIENT_FREE)
         return;
     fold(digest, (uint64_t)client->role << 32 | client->session_serial);
+    fold(digest, client->version);
     fold_bytes(digest, client->name, strlen(client->name));
     fold(digest, (uint64_t)client->fds_sent << 32 | client->fds_acknowledged);
     for (const struct kvi_dir_open *open = client->opens; open; open = open->next)
@@ -129,7 +132,8 @@ uint64_t kvi_dir_digest(const struct kvi_dir *dir)
 {
     uint64_t digest = UINT64_C(0xcbf29ce484222325);
 
-    fold(&digest, dir->free_bytes);
+    for (uint32_t i = 0; i < dir->options.device_count; i++)
+        fold(&digest, dir->memory[i].free_bytes);
     fold(&digest, dir->check_after_ns);
     fold(&digest, dir->stamp);
     fold(&digest, (uint64_t)dir->session_serial << 32 | (uint32_t)dir->is_draining);

@@ -12,7 +12,9 @@
  * generation counts up, so that a message about its predecessor is known as such. Records are
  * allocated before anything changes, and arrays of dropped segments are kept for the next one.
  *
- *   free_bytes + Σ bytes of segments that are not FREE = device bytes
+ * A segment lies on the device of its space:
+ *
+ *   a device's free_bytes + Σ bytes of its segments that are not FREE = its device_bytes
  *   a client's owned_segments, owned_bytes = its CREATING, OWNED and QUARANTINED segments
  *   a client's mapped_segments = segments whose mapper set has its bit
  */
@@ -27,7 +29,8 @@ static size_t bit_words(uint32_t block_count)
 
 size_t kvi_dir_records_bytes(uint32_t block_count)
 {
-    return sizeof(struct kvi_dir_entry) * block_count + sizeof(uint64_t) * bit_words(block_count);
+    return (sizeof(struct kvi_dir_entry) + sizeof(uint64_t)) * block_count +
+           sizeof(uint64_t) * bit_words(block_count);
 }
 
 static void *take_records(struct kvi_dir *dir, size_t bytes)
@@ -44,8 +47,8 @@ static void *take_records(struct kvi_dir *dir, size_t bytes)
     return kvi_allocate(&dir->env.alloc, bytes);
 }
 
-/* Their bits are all clear: with these a record has no meaning, so the next user need not zero
- * them. The first record holds the link. */
+/* Their bits are all clear, and so are their fences: with these a record has no meaning, so the
+ * next user need not zero them. The first record holds the link. */
 static void keep_records(struct kvi_dir *dir, void *records, size_t bytes)
 {
     struct kvi_dir_recycled *kept = records;
@@ -175,9 +178,10 @@ void kvi_dir_segment_start(struct kvi_dir *dir, uint32_t number, struct kvi_dir_
 {
     struct kvi_dir_segment *segment = &dir->segments[number];
     struct kvi_dir_space *space = &dir->spaces[segment->space];
+    struct kvi_dir_memory *memory = kvi_dir_memory_of(dir, space);
     struct kvi_dir_slot *slot = &space->slots[segment->slot];
 
-    assert(segment->bytes <= dir->free_bytes);
+    assert(segment->bytes <= memory->free_bytes);
     segment->state = KVI_SEGMENT_CREATING;
     slot->segment = number;
     slot->generation = slot->generation == UINT32_MAX ? 1 : slot->generation + 1;
@@ -190,22 +194,23 @@ void kvi_dir_segment_start(struct kvi_dir *dir, uint32_t number, struct kvi_dir_
         dir->segment_hint++;
     if (dir->segment_high <= number)
         dir->segment_high = number + 1;
-    dir->free_bytes -= segment->bytes;
-    dir->segment_count++;
+    memory->free_bytes -= segment->bytes;
+    memory->segment_count++;
     space->segment_count++;
     set_owner(dir, segment, open);
     dir->clients[open->client].fds_reserved++;
-    dir->env.segment_create(dir->env.context, number, 0, segment->bytes);
+    dir->env.segment_create(dir->env.context, number, space->device, segment->bytes);
 }
 
 /* Its memory is gone, or never came. */
 static void end_segment(struct kvi_dir *dir, uint32_t number)
 {
     struct kvi_dir_segment *segment = &dir->segments[number];
+    struct kvi_dir_space *space = &dir->spaces[segment->space];
 
-    dir->free_bytes += segment->bytes;
-    dir->segment_count--;
-    dir->spaces[segment->space].segment_count--;
+    kvi_dir_memory_of(dir, space)->free_bytes += segment->bytes;
+    kvi_dir_memory_of(dir, space)->segment_count--;
+    space->segment_count--;
     free_place(dir, number);
     dir->memory_came_back = 1;
 }
@@ -343,7 +348,8 @@ void kvi_dir_segment_drop(struct kvi_dir *dir, uint32_t number)
     keep_records(dir, segment->entries, kvi_dir_records_bytes(segment->block_count));
     segment->entries = NULL;
     segment->entry_bits = NULL;
-    announce_end(dir, number, dir->options.devices[0].releases_reclaim_mapped);
+    announce_end(dir, number,
+                 dir->options.devices[kvi_dir_device_of(dir, segment)].releases_reclaim_mapped);
     if (segment->mapper_count > 0) {
         segment->state = KVI_SEGMENT_DRAINING;
         return;

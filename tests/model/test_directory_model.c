@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The directory against its naive twin (support/dirtwin.h), driven by random operations of a few
- * clients on pools of at most 64 segments of 4 or 8 blocks. After every operation: the messages
- * that came out are those the twin predicted, in the same order, with the same hits, states,
- * segments, blocks and codes (so the victims are the exact least recently used ones); the
+ * clients on one or two devices of at most 64 segments of 4 or 8 blocks. After every operation: the
+ * messages that came out are those the twin predicted, in the same order, with the same hits,
+ * states, segments, blocks and codes (so the victims are the exact least recently used ones); the
  * counters are the twin's; kvi_dir_check finds nothing; the backend holds what the twin says.
  *
  *   KVMEM_MODEL_OPS   operations in all (default 3,200,000; 400,000 with sanitizers)
@@ -36,7 +36,7 @@ struct model {
 
 /* Events of all runs, to see that they were worth their time. */
 static struct kvi_msg_stats_reply sum;
-static uint64_t sum_refused;
+static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_second;
 
 static uint32_t pick(struct model *m, uint32_t limit)
 {
@@ -80,6 +80,16 @@ static void copy_items(const void *records, uint32_t words, struct kvt_twin_mess
     out->item_count = words;
 }
 
+static void add_fences(const struct kvi_rec_fence *fences, uint32_t count,
+                       struct kvt_twin_message *out)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        out->items[out->item_count++] = fences[i].timeline;
+        out->items[out->item_count++] = fences[i].kind;
+        out->items[out->item_count++] = (uint32_t)fences[i].value;
+    }
+}
+
 static void canonical(const struct kvt_sent *sent, struct kvt_twin_message *out)
 {
     const void *message = sent->message;
@@ -104,6 +114,7 @@ static void canonical(const struct kvt_sent *sent, struct kvt_twin_message *out)
         out->fields[2] = opened->segment_bytes;
         out->fields[3] = opened->obtainable_blocks;
         out->fields[4] = opened->segment_limit;
+        out->fields[5] = opened->device;
     } else if (header->opcode == KVI_OP_SEGMENT_FDS) {
         out->fields[0] = ((const struct kvi_msg_segment_fds *)message)->space;
         copy_items(kvi_wire_tail_const(message, 0), sent->segment_count * 2, out);
@@ -113,7 +124,9 @@ static void canonical(const struct kvt_sent *sent, struct kvt_twin_message *out)
         out->fields[0] = reply->space;
         out->fields[1] = reply->hit_count;
         out->fields[2] = reply->foreign_hits;
+        out->fields[3] = reply->fence_count;
         copy_items(kvi_wire_tail_const(message, 0), reply->record_count * 2, out);
+        add_fences(kvi_wire_tail_const(message, 1), reply->fence_count, out);
     } else if (header->opcode == KVI_OP_PUBLISH_REPLY) {
         const struct kvi_msg_publish_reply *reply = message;
 
@@ -171,8 +184,9 @@ static void compare_stats(struct model *m)
                         (unsigned long long)a[i], (unsigned long long)b[i]);
         failed(m, "the counters differ");
     }
-    if (m->world->created_bytes != came.segment_bytes)
-        failed(m, "the backend holds something else");
+    for (uint32_t d = 0; d < m->twin.device_count; d++)
+        if (m->world->device_bytes[d] + kvt_twin_free_bytes(&m->twin, d) != m->twin.device_bytes[d])
+            failed(m, "the backend holds something else");
     if (kvi_dir_check(m->world->dir, text, sizeof(text)) != 0)
         failed(m, text);
 }
@@ -275,8 +289,9 @@ static uint32_t pick_blocks(struct model *m, uint32_t client, uint32_t space, in
 
 static void op_join(struct model *m)
 {
-    uint32_t twin = kvt_twin_join(&m->twin);
-    uint32_t client = kvt_join(m->world, KVMEM_ROLE_LEADER);
+    uint32_t version = pick(m, 6) == 0 ? 1 : KVI_PROTOCOL_VERSION;
+    uint32_t twin = kvt_twin_join(&m->twin, version);
+    uint32_t client = kvt_join_old(m->world, KVMEM_ROLE_LEADER, version);
 
     if (twin != client)
         failed(m, "another client number");
@@ -289,15 +304,18 @@ static void op_open(struct model *m, uint32_t client)
     uint32_t name = pick(m, 5);
     enum kvt_geometry geometry = name == 1 || name == 4 ? KVT_LARGE : KVT_SMALL;
     uint64_t quota = name == 2 ? 5 * KVT_GRANULE_BYTES : 0;
+    uint32_t device = pick(m, 3) == 0 ? 1 + pick(m, m->twin.device_count) : 0;
     uint32_t serial;
 
+    if (pick(m, 40) == 0)
+        device = 3;
     if (pick(m, 20) == 0)
         geometry = geometry == KVT_LARGE ? KVT_SMALL : KVT_LARGE;
     if (pick(m, 20) == 0)
         quota = 6 * KVT_GRANULE_BYTES;
-    serial = kvt_open(m->world, client, names[name], geometry, quota);
+    serial = kvt_open_with(m->world, client, names[name], geometry, quota, device << 8);
     kvt_twin_open(&m->twin, client, told(m, client), serial, name, geometry == KVT_LARGE ? 8 : 4,
-                  geometry == KVT_LARGE ? 12288 : 4096, quota);
+                  geometry == KVT_LARGE ? 12288 : 4096, quota, device);
 }
 
 static void op_request(struct model *m, uint32_t client)
@@ -354,13 +372,32 @@ static uint32_t pick_names(struct model *m, uint32_t *names)
 static void op_publish(struct model *m, uint32_t client)
 {
     uint32_t space, id = pick_space(m, client, &space);
-    uint32_t names[8], indices[8];
+    uint32_t names[8], indices[8], lanes[8];
     uint32_t count = pick_names(m, names);
+    struct kvt_fence fences[8];
+    uint64_t values[8];
     uint32_t serial;
 
     count = pick_blocks(m, client, space, 0, count, indices);
-    serial = kvt_publish(m->world, client, id, count, names, indices);
-    kvt_twin_publish(&m->twin, client, told(m, client), serial, id, count, names, indices);
+    for (uint32_t i = 0; i < count; i++) {
+        lanes[i] = pick(m, KVT_TWIN_LANES);
+        values[i] = pick(m, 2) == 0 ? 0 : m->twin.clients[client].reached[lanes[i]] + pick(m, 4);
+        fences[i] = (struct kvt_fence){lanes[i], values[i]};
+    }
+    serial = kvt_publish_fenced(m->world, client, id, count, names, indices, fences);
+    kvt_twin_publish(&m->twin, client, told(m, client), serial, id, count, names, indices, lanes,
+                     values);
+}
+
+/* A kernel has run; of a process that is going, too. */
+static void op_reach(struct model *m)
+{
+    uint32_t client = pick(m, KVT_TWIN_CLIENTS), lane = pick(m, KVT_TWIN_LANES);
+
+    if (m->twin.clients[client].state == KVT_TWIN_FREE)
+        return;
+    m->twin.clients[client].reached[lane] += 1 + pick(m, 2);
+    m->world->lanes[client][lane] = m->twin.clients[client].reached[lane];
 }
 
 static void op_lookup(struct model *m, uint32_t client)
@@ -460,22 +497,15 @@ static void op_end(struct model *m)
 static void op_created(struct model *m)
 {
     struct kvt_world *world = m->world;
-    uint32_t at, segment;
+    uint32_t at;
     int code = 0;
 
     if (world->creating_count == 0)
         return;
     at = pick(m, world->creating_count);
-    segment = world->creating[at];
-    world->creating[at] = world->creating[--world->creating_count];
     if (pick(m, 10) == 0)
         code = pick(m, 2) == 0 ? KVMEM_E_DEVICE_FULL : KVMEM_E_SYSTEM;
-    if (code != 0) {
-        world->created_bytes -= world->segment_bytes[segment];
-        world->segment_bytes[segment] = 0;
-    }
-    kvi_dir_segment_created(world->dir, segment, code);
-    kvt_twin_created(&m->twin, segment, code);
+    kvt_twin_created(&m->twin, kvt_create_one(world, at, code), code);
 }
 
 static void op_tick(struct model *m)
@@ -515,8 +545,10 @@ static void operate(struct model *m)
         op_unpin(m, (uint32_t)client);
     else if (what < 93)
         op_created(m);
-    else if (what < 97)
+    else if (what < 95)
         op_tick(m);
+    else if (what < 97)
+        op_reach(m);
     else if (what < 98)
         m->world->is_silent[client] = pick(m, 4) == 0;
     else if (pick(m, 8) == 0)
@@ -537,6 +569,11 @@ static void add_to_sum(const struct model *m)
     sum.pressure_missed += m->twin.totals.pressure_missed;
     sum.foreign_hit_blocks += m->twin.totals.foreign_hit_blocks;
     sum.orphaned_segments += m->twin.totals.orphaned_segments;
+    sum_listed += m->twin.fences.listed;
+    sum_cut += m->twin.fences.cut;
+    sum_dropped += m->twin.fences.dropped;
+    sum_renamed += m->twin.fences.renamed;
+    sum_second += m->twin.on_second;
 }
 
 static void drain_creations(struct model *m)
@@ -566,11 +603,16 @@ static uint64_t run(uint64_t seed, uint64_t ops, int is_compared)
     m->granules = 9 + pick(m, 32);
     m->is_eager = pick(m, 3) != 0;
     options = kvt_dir_options(m->granules, KVT_TWIN_CLIENTS);
+    if (pick(m, 2) == 0) {
+        uint32_t more = 6 + pick(m, 16);
+
+        kvt_add_device(&options, more);
+        m->granules += more;
+    }
     options.unacked_fd_limit = fd_limits[pick(m, 3)];
     m->world = kvt_world_create(&options);
     m->world->random = seed;
-    kvt_twin_init(&m->twin, options.devices[0].device_bytes, m->granules + 1,
-                  options.unacked_fd_limit, options.pressure_ns, m->world->now_ns);
+    kvt_twin_init(&m->twin, &options, m->granules + 1, m->world->now_ns);
     for (m->op = 0; m->op < ops; m->op++) {
         operate(m);
         drain_creations(m);
@@ -609,6 +651,10 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
             (unsigned long long)sum_refused, (unsigned long long)sum.pressure_requests,
             (unsigned long long)sum.pressure_missed, (unsigned long long)sum.foreign_hit_blocks,
             (unsigned long long)sum.orphaned_segments);
+    fprintf(stderr, "fences: %llu listed, %llu hits cut, %llu entries dropped, %llu renamed\n",
+            (unsigned long long)sum_listed, (unsigned long long)sum_cut,
+            (unsigned long long)sum_dropped, (unsigned long long)sum_renamed);
+    fprintf(stderr, "devices: %llu spaces opened on the second\n", (unsigned long long)sum_second);
     cr_assert_geq(done, ops);
     if (ops < 100000)
         return;
@@ -618,6 +664,11 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     cr_assert_geq(sum.refusals, 1000u);
     cr_assert_geq(sum.pressure_missed, 100u);
     cr_assert_geq(sum.orphaned_segments, 100u);
+    cr_assert_geq(sum_listed, 1000u);
+    cr_assert_geq(sum_cut, 100u);
+    cr_assert_geq(sum_dropped, 100u);
+    cr_assert_geq(sum_renamed, 30u);
+    cr_assert_geq(sum_second, 100u);
 }
 
 Test(directory_model, the_same_seed_gives_the_same_digest, .timeout = 60)

@@ -25,12 +25,13 @@ uint32_t kvt_twin_index(const struct kvt_twin *twin, const struct kvt_twin_segme
     return segment->slot * twin->spaces[segment->space].block_count + block;
 }
 
-uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin)
+uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin, uint32_t device)
 {
-    uint64_t bytes = twin->device_bytes;
+    uint64_t bytes = twin->device_bytes[device];
 
     for (uint32_t i = 0; i < twin->segment_limit; i++)
-        if (twin->segments[i].state != KVI_SEGMENT_FREE)
+        if (twin->segments[i].state != KVI_SEGMENT_FREE &&
+            twin->spaces[twin->segments[i].space].device == device)
             bytes -= twin->spaces[twin->segments[i].space].segment_bytes;
     return bytes;
 }
@@ -324,20 +325,22 @@ int kvt_twin_newest_open(const struct kvt_twin *twin, uint32_t client, uint64_t 
 
 /* ---- clients ---- */
 
-void kvt_twin_init(struct kvt_twin *twin, uint64_t device_bytes, uint32_t segment_limit,
-                   uint32_t fd_limit, uint64_t pressure_ns, uint64_t now_ns)
+void kvt_twin_init(struct kvt_twin *twin, const struct kvi_dir_options *options,
+                   uint32_t segment_limit, uint64_t now_ns)
 {
     memset(twin, 0, sizeof(*twin));
-    twin->device_bytes = device_bytes;
+    twin->device_count = options->device_count;
+    for (uint32_t i = 0; i < options->device_count; i++)
+        twin->device_bytes[i] = options->devices[i].device_bytes;
     twin->segment_limit = segment_limit;
-    twin->fd_limit = fd_limit;
-    twin->pressure_ns = pressure_ns;
+    twin->fd_limit = options->unacked_fd_limit;
+    twin->pressure_ns = options->pressure_ns;
     twin->now_ns = now_ns;
     for (uint32_t i = 0; i < KVT_TWIN_SEGMENTS; i++)
         twin->segments[i].owner = -1;
 }
 
-uint32_t kvt_twin_join(struct kvt_twin *twin)
+uint32_t kvt_twin_join(struct kvt_twin *twin, uint32_t version)
 {
     for (uint32_t c = 0; c < KVT_TWIN_CLIENTS; c++) {
         struct kvt_twin_client *client = &twin->clients[c];
@@ -347,6 +350,7 @@ uint32_t kvt_twin_join(struct kvt_twin *twin)
         memset(client, 0, sizeof(*client));
         client->state = KVT_TWIN_ALIVE;
         client->session = ++twin->sessions;
+        client->version = version;
         return c;
     }
     return KVI_NO_CLIENT;
@@ -376,6 +380,7 @@ static void reclaim(struct kvt_twin *twin, uint32_t client)
     twin->clients[client].state = KVT_TWIN_GONE;
     while ((space = kvt_twin_newest_open(twin, client, UINT64_MAX)) >= 0)
         close_open(twin, client, (uint32_t)space);
+    kvt_twin_break(twin, client);
     twin->clients[client].state = KVT_TWIN_FREE;
     twin->totals.reclaimed_clients++;
 }
@@ -458,8 +463,21 @@ static int space_by_name(const struct kvt_twin *twin, uint32_t name)
     return -1;
 }
 
+/* The named one, the first for version 1, else that with the most free bytes. */
+static uint32_t device_for(const struct kvt_twin *twin, uint32_t client, uint32_t device)
+{
+    uint32_t best = 0;
+
+    if (device > 0 || twin->clients[client].version < 2)
+        return device > 0 ? device - 1 : 0;
+    for (uint32_t d = 0; d < twin->device_count; d++)
+        if (kvt_twin_free_bytes(twin, d) > kvt_twin_free_bytes(twin, best))
+            best = d;
+    return best;
+}
+
 static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t block_count,
-                     uint64_t segment_bytes, uint64_t quota_bytes)
+                     uint64_t segment_bytes, uint64_t quota_bytes, uint32_t device)
 {
     for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++) {
         struct kvt_twin_space *space = &twin->spaces[s];
@@ -472,19 +490,31 @@ static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t block_count,
         space->block_count = block_count;
         space->segment_bytes = segment_bytes;
         space->quota_bytes = quota_bytes;
+        space->device = device;
         return (int)s;
     }
     return -1;
 }
 
 static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t name,
-                       uint32_t block_count, uint64_t segment_bytes, uint64_t quota_bytes)
+                       uint32_t block_count, uint64_t segment_bytes, uint64_t quota_bytes,
+                       uint32_t device)
 {
     int s = space_by_name(twin, name);
+    int is_old = twin->clients[client].version < 2;
     struct kvt_twin_message *opened;
 
+    if (device > (is_old ? 0 : twin->device_count)) {
+        kvt_twin_refuse(twin, client, serial, KVMEM_E_INVALID, KVI_OP_SPACE_OPEN);
+        return;
+    }
+    if (s >= 0 && is_old && twin->spaces[s].device > 0) {
+        kvt_twin_refuse(twin, client, serial, KVMEM_E_NOT_SUPPORTED, KVI_OP_SPACE_OPEN);
+        return;
+    }
     if (s >= 0 && (twin->spaces[s].block_count != block_count ||
-                   (quota_bytes != 0 && twin->spaces[s].quota_bytes != quota_bytes))) {
+                   (quota_bytes != 0 && twin->spaces[s].quota_bytes != quota_bytes) ||
+                   (device > 0 && twin->spaces[s].device != device - 1))) {
         kvt_twin_refuse(twin, client, serial, KVMEM_E_EXISTS, KVI_OP_SPACE_OPEN);
         return;
     }
@@ -493,7 +523,8 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
         return;
     }
     if (s < 0)
-        s = new_space(twin, name, block_count, segment_bytes, quota_bytes);
+        s = new_space(twin, name, block_count, segment_bytes, quota_bytes,
+                      device_for(twin, client, device));
     if (s < 0) {
         kvt_twin_refuse(twin, client, serial, KVMEM_E_LIMIT, KVI_OP_SPACE_OPEN);
         return;
@@ -504,15 +535,17 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
     opened->fields[1] = block_count;
     opened->fields[2] = segment_bytes;
     opened->fields[3] = kvt_twin_obtainable(twin, client, (uint32_t)s);
-    opened->fields[4] = twin->device_bytes / segment_bytes * 2;
+    opened->fields[4] = twin->device_bytes[twin->spaces[s].device] / segment_bytes * 2;
+    opened->fields[5] = twin->spaces[s].device;
+    twin->on_second += twin->spaces[s].device == 1;
 }
 
 void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
                    uint32_t name, uint32_t block_count, uint64_t segment_bytes,
-                   uint64_t quota_bytes)
+                   uint64_t quota_bytes, uint32_t device)
 {
     kvt_twin_arrived(twin, client, acknowledged);
-    open_space(twin, client, serial, name, block_count, segment_bytes, quota_bytes);
+    open_space(twin, client, serial, name, block_count, segment_bytes, quota_bytes, device);
     kvt_twin_carried_out(twin, client);
 }
 
@@ -633,8 +666,10 @@ void kvt_twin_tick(struct kvt_twin *twin)
 void kvt_twin_stats(const struct kvt_twin *twin, struct kvi_msg_stats_reply *out)
 {
     *out = twin->totals;
-    out->device_bytes = twin->device_bytes;
-    out->free_bytes = kvt_twin_free_bytes(twin);
+    for (uint32_t d = 0; d < twin->device_count; d++) {
+        out->device_bytes += twin->device_bytes[d];
+        out->free_bytes += kvt_twin_free_bytes(twin, d);
+    }
     out->segment_bytes = out->device_bytes - out->free_bytes;
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         const struct kvt_twin_segment *segment = &twin->segments[i];

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#include "wire/protocol.h"
+#include "directory/directory.h"
 
 #define KVT_TWIN_CLIENTS  5u
 #define KVT_TWIN_SPACES   4u
@@ -17,6 +17,9 @@
 #define KVT_TWIN_BLOCKS   8u
 #define KVT_TWIN_PINS     64u
 #define KVT_TWIN_WANTED   512u
+#define KVT_TWIN_LANES    3u
+#define KVT_TWIN_DEVICES  2u
+#define KVT_TWIN_NO_NAME  UINT32_MAX
 
 /* What is compared of a message. */
 struct kvt_twin_message {
@@ -24,7 +27,7 @@ struct kvt_twin_message {
     uint32_t opcode;
     uint32_t serial;
     int32_t code;
-    uint64_t fields[6];
+    uint64_t fields[7];
     uint32_t item_count;
     uint32_t items[64]; /* hits, states, segments: in order */
     uint64_t blocks[KVT_TWIN_SEGMENTS * KVT_TWIN_BLOCKS / 64]; /* of grants: a set */
@@ -36,6 +39,8 @@ struct kvt_twin_block {
     uint32_t leases; /* a bit a client */
     uint32_t pins;
     uint32_t publisher;
+    uint32_t lane; /* its fence on the publisher's timeline */
+    uint64_t value;
     uint64_t stamp; /* of an entry without references */
 };
 
@@ -55,6 +60,7 @@ struct kvt_twin_space {
     uint32_t generation;
     uint32_t name;
     uint32_t block_count; /* of a segment */
+    uint32_t device;
     uint64_t segment_bytes;
     uint64_t quota_bytes;
     uint32_t slot_generation[KVT_TWIN_SEGMENTS];
@@ -85,7 +91,8 @@ enum kvt_twin_client_state {
 
 struct kvt_twin_client {
     enum kvt_twin_client_state state;
-    uint32_t session;
+    uint32_t session, version;
+    uint64_t reached[KVT_TWIN_LANES];
     uint32_t fds_sent, fds_acknowledged;
     uint64_t opened[KVT_TWIN_SPACES]; /* 0: not open; else when */
     int is_pressed[KVT_TWIN_SPACES];
@@ -104,7 +111,8 @@ struct kvt_twin_pin {
 };
 
 struct kvt_twin {
-    uint64_t device_bytes, now_ns, pressure_ns;
+    uint64_t device_bytes[KVT_TWIN_DEVICES], now_ns, pressure_ns;
+    uint32_t device_count;
     uint32_t segment_limit, fd_limit, pin_limit;
     uint64_t stamp, opens, arrivals;
     uint32_t sessions;
@@ -119,19 +127,28 @@ struct kvt_twin {
     uint32_t wanted_count;
     struct kvt_twin_message grant; /* in the making */
     uint32_t grant_segments;
+    struct {
+        uint64_t listed, cut, dropped, renamed;
+    } fences;           /* how often it came to that */
+    uint64_t on_second; /* spaces opened on the second device */
 };
 
-void kvt_twin_init(struct kvt_twin *twin, uint64_t device_bytes, uint32_t segment_limit,
-                   uint32_t fd_limit, uint64_t pressure_ns, uint64_t now_ns);
+/* For a directory with these options, which has that many numbers for segments. */
+void kvt_twin_init(struct kvt_twin *twin, const struct kvi_dir_options *options,
+                   uint32_t segment_limit, uint64_t now_ns);
 uint32_t kvt_twin_space_id(const struct kvt_twin *twin, uint32_t space);
 uint32_t kvt_twin_index(const struct kvt_twin *twin, const struct kvt_twin_segment *segment,
                         uint32_t block);
 
-/* What happens to it, as to the directory. `acknowledged`: header.fds_received. */
-uint32_t kvt_twin_join(struct kvt_twin *twin);
+/* Free bytes of a device. */
+uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin, uint32_t device);
+
+/* What happens to it, as to the directory. `acknowledged`: header.fds_received; `device`: as in
+ * space_open.flags, 1 + its index, 0 for any. */
+uint32_t kvt_twin_join(struct kvt_twin *twin, uint32_t version);
 void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
                    uint32_t name, uint32_t block_count, uint64_t segment_bytes,
-                   uint64_t quota_bytes);
+                   uint64_t quota_bytes, uint32_t device);
 void kvt_twin_close(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
                     uint32_t space_id);
 void kvt_twin_request(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
@@ -146,7 +163,7 @@ void kvt_twin_lookup(struct kvt_twin *twin, uint32_t client, uint32_t acknowledg
                      uint32_t space_id, uint32_t count, const uint32_t *names, uint32_t flags);
 void kvt_twin_publish(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                       uint32_t serial, uint32_t space_id, uint32_t count, const uint32_t *names,
-                      const uint32_t *indices);
+                      const uint32_t *indices, const uint32_t *lanes, const uint64_t *values);
 void kvt_twin_release(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                       uint32_t serial, uint32_t space_id, uint32_t count, const uint32_t *indices);
 void kvt_twin_pin(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,

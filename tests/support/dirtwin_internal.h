@@ -13,7 +13,6 @@ enum {
     KVT_TWIN_REFERENCED
 }; /* what kvt_twin_count counts */
 
-uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin);
 int kvt_twin_is_referenced(const struct kvt_twin_block *block);
 uint32_t kvt_twin_count(const struct kvt_twin *twin, uint32_t number, int what);
 uint32_t kvt_twin_space_segments(const struct kvt_twin *twin, uint32_t space);
@@ -37,6 +36,9 @@ int kvt_twin_need(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint3
                   uint32_t space_id);
 void kvt_twin_done(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode);
 void kvt_twin_drop_pin(struct kvt_twin *twin, struct kvt_twin_pin *pin);
+
+/* dirtwin_prefix.c */
+void kvt_twin_break(struct kvt_twin *twin, uint32_t client);
 
 /* dirtwin_plan.c */
 uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint32_t space);

@@ -84,12 +84,20 @@ static void world_create(void *context, uint32_t segment, uint32_t device, uint6
 {
     struct kvt_world *world = context;
 
-    (void)device;
     if (world->creating_count == KVT_CREATED_LIMIT || world->segment_bytes[segment] != 0)
         fatal("create", "twice, or too many");
     world->creating[world->creating_count++] = segment;
     world->segment_bytes[segment] = bytes;
+    world->segment_device[segment] = (uint8_t)device;
+    world->device_bytes[device] += bytes;
     world->created_bytes += bytes;
+}
+
+static void forget_segment(struct kvt_world *world, uint32_t segment)
+{
+    world->created_bytes -= world->segment_bytes[segment];
+    world->device_bytes[world->segment_device[segment]] -= world->segment_bytes[segment];
+    world->segment_bytes[segment] = 0;
 }
 
 static void world_release_segment(void *context, uint32_t segment)
@@ -98,8 +106,7 @@ static void world_release_segment(void *context, uint32_t segment)
 
     if (world->segment_bytes[segment] == 0)
         fatal("release", "a segment that does not exist");
-    world->created_bytes -= world->segment_bytes[segment];
-    world->segment_bytes[segment] = 0;
+    forget_segment(world, segment);
 }
 
 static void world_close(void *context, uint32_t client, int code, const char *text)
@@ -124,6 +131,11 @@ static int world_usage(void *context, uint32_t client, uint32_t space, uint32_t 
     return 1;
 }
 
+static int world_reached(void *context, uint32_t client, uint32_t lane, uint64_t value)
+{
+    return ((const struct kvt_world *)context)->lanes[client][lane] >= value;
+}
+
 struct kvi_dir_env kvt_dir_env(struct kvt_world *world)
 {
     return (struct kvi_dir_env){.version = KVI_DIR_ENV_VERSION,
@@ -136,7 +148,8 @@ struct kvi_dir_env kvt_dir_env(struct kvt_world *world)
                                 .segment_create = world_create,
                                 .segment_release = world_release_segment,
                                 .client_close = world_close,
-                                .usage = world_usage};
+                                .usage = world_usage,
+                                .timeline_reached = world_reached};
 }
 
 struct kvi_dir_options kvt_dir_options(uint32_t granules, uint32_t clients)
@@ -151,6 +164,15 @@ struct kvi_dir_options kvt_dir_options(uint32_t granules, uint32_t clients)
         .pressure_ns = 1000,
         .client_limit = clients,
         .space_limit = 4};
+}
+
+void kvt_add_device(struct kvi_dir_options *options, uint32_t granules)
+{
+    struct kvi_dir_device *device = &options->devices[options->device_count];
+
+    *device = options->devices[0];
+    device->device_bytes = granules * device->granule_bytes;
+    snprintf(device->name, sizeof(device->name), "host %u", options->device_count++);
 }
 
 struct kvt_world *kvt_world_create(const struct kvi_dir_options *options)
@@ -168,12 +190,8 @@ int kvt_world_destroy(struct kvt_world *world)
 {
     int is_clean;
 
-    while (world->creating_count > 0) {
-        uint32_t segment = world->creating[--world->creating_count];
-
-        world->created_bytes -= world->segment_bytes[segment];
-        world->segment_bytes[segment] = 0;
-    }
+    while (world->creating_count > 0)
+        forget_segment(world, world->creating[--world->creating_count]);
     kvi_dir_destroy(world->dir);
     kvt_forget(world);
     is_clean = world->created_bytes == 0 && world->live_allocations == 0 && world->live_bytes == 0;
@@ -269,20 +287,23 @@ int kvt_take_error(struct kvt_world *world, uint32_t client, const char *word)
     return error->code;
 }
 
+uint32_t kvt_create_one(struct kvt_world *world, uint32_t at, int code)
+{
+    uint32_t segment = world->creating[at];
+
+    world->creating_count--;
+    memmove(world->creating + at, world->creating + at + 1,
+            sizeof(world->creating[0]) * (world->creating_count - at));
+    if (code != 0)
+        forget_segment(world, segment);
+    kvi_dir_segment_created(world->dir, segment, code);
+    return segment;
+}
+
 void kvt_create_all(struct kvt_world *world, int code)
 {
-    while (world->creating_count > 0) {
-        uint32_t segment = world->creating[0];
-
-        world->creating_count--;
-        memmove(world->creating, world->creating + 1,
-                sizeof(world->creating[0]) * world->creating_count);
-        if (code != 0) {
-            world->created_bytes -= world->segment_bytes[segment];
-            world->segment_bytes[segment] = 0;
-        }
-        kvi_dir_segment_created(world->dir, segment, code);
-    }
+    while (world->creating_count > 0)
+        kvt_create_one(world, 0, code);
 }
 
 /* ---- answers ---- */
@@ -401,6 +422,11 @@ static void *begin(struct kvt_world *world, enum kvi_opcode opcode)
 
 uint32_t kvt_join(struct kvt_world *world, uint32_t role)
 {
+    return kvt_join_old(world, role, KVI_PROTOCOL_VERSION);
+}
+
+uint32_t kvt_join_old(struct kvt_world *world, uint32_t role, uint32_t version)
+{
     const struct kvi_dir_peer peer = {.pid = 100, .uid = 1, .gid = 1};
     struct kvi_msg_hello *hello = begin(world, KVI_OP_HELLO);
     uint32_t client;
@@ -410,7 +436,8 @@ uint32_t kvt_join(struct kvt_world *world, uint32_t role)
     world->fds_received[client] = 0;
     world->fds_told[client] = 0;
     world->is_silent[client] = 0;
-    hello->version = KVI_PROTOCOL_VERSION;
+    memset(world->lanes[client], 0, sizeof(world->lanes[client]));
+    hello->version = version;
     hello->version_min = KVI_PROTOCOL_VERSION_MIN;
     hello->role = role;
     memcpy(hello->name, "test", 4);
@@ -423,6 +450,12 @@ uint32_t kvt_join(struct kvt_world *world, uint32_t role)
 uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                   enum kvt_geometry geometry, uint64_t quota_bytes)
 {
+    return kvt_open_with(world, client, name, geometry, quota_bytes, 0);
+}
+
+uint32_t kvt_open_with(struct kvt_world *world, uint32_t client, const char *name,
+                       enum kvt_geometry geometry, uint64_t quota_bytes, uint32_t flags)
+{
     const struct kvi_rec_group group = {.layer_count = geometry == KVT_SMALL ? 8 : 12,
                                         .kv_head_count = 1,
                                         .head_dim_k = 8,
@@ -431,9 +464,11 @@ uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                                         .dtype_v = KVMEM_DTYPE_BF16};
     struct kvi_msg_space_open *open = begin(world, KVI_OP_SPACE_OPEN);
 
-    snprintf(open->name, sizeof(open->name), "%s", name);
-    memcpy(open->domain, "default", 7);
+    snprintf(open->name, sizeof(open->name), "%.*s", (int)strcspn(name, "@"), name);
+    snprintf(open->domain, sizeof(open->domain), "%s",
+             strchr(name, '@') ? strchr(name, '@') + 1 : "default");
     open->quota_bytes = quota_bytes;
+    open->flags = flags;
     open->layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
     open->block_tokens = KVT_BLOCK_TOKENS;
     open->shard_count = 1;
@@ -536,6 +571,15 @@ uint32_t kvt_lookup(struct kvt_world *world, uint32_t client, uint32_t space, ui
 uint32_t kvt_publish(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *names, const uint32_t *indices)
 {
+    static const struct kvt_fence none[1024];
+
+    return kvt_publish_fenced(world, client, space, count, names, indices, none);
+}
+
+uint32_t kvt_publish_fenced(struct kvt_world *world, uint32_t client, uint32_t space,
+                            uint32_t count, const uint32_t *names, const uint32_t *indices,
+                            const struct kvt_fence *fences)
+{
     struct kvi_msg_publish *message = begin(world, KVI_OP_PUBLISH);
     struct kvi_rec_publication *records = kvi_wire_tail(message, 0);
 
@@ -544,6 +588,11 @@ uint32_t kvt_publish(struct kvt_world *world, uint32_t client, uint32_t space, u
     for (uint32_t i = 0; i < count; i++) {
         records[i] =
             (struct kvi_rec_publication){.index = indices[i], .token_count = KVT_BLOCK_TOKENS};
+        if (fences[i].value != 0) {
+            records[i].fence_kind = KVMEM_FENCE_TIMELINE;
+            records[i].fence_lane = fences[i].lane;
+            records[i].fence_value = fences[i].value;
+        }
         kvt_name(names[i], records[i].name);
     }
     kvt_deliver(world, client, message);

@@ -56,10 +56,13 @@ struct kvt_world {
     uint32_t creating_count;
     uint64_t created_bytes; /* of segments that exist or are being created */
     uint64_t segment_bytes[65536];
+    uint8_t segment_device[65536];
+    uint64_t device_bytes[KVI_DEVICE_LIMIT]; /* created_bytes, a device */
     /* clients */
     uint32_t fds_received[KVI_CLIENT_LIMIT];
     int is_silent[KVI_CLIENT_LIMIT]; /* 1: does not acknowledge descriptors any more */
     uint32_t fds_told[KVI_CLIENT_LIMIT];
+    uint64_t lanes[KVI_CLIENT_LIMIT][KVI_LANE_COUNT]; /* what their timelines have reached */
     /* what came out */
     struct kvt_sent sent[KVT_SENT_LIMIT];
     uint32_t sent_count;
@@ -73,6 +76,8 @@ struct kvt_world {
 
 /* Options for a device of `granules` granules, a place for `clients` clients. */
 struct kvi_dir_options kvt_dir_options(uint32_t granules, uint32_t clients);
+/* One more device of as many granules. */
+void kvt_add_device(struct kvi_dir_options *options, uint32_t granules);
 struct kvi_dir_env kvt_dir_env(struct kvt_world *world);
 /* A world with its directory; aborts when it cannot be made. */
 struct kvt_world *kvt_world_create(const struct kvi_dir_options *options);
@@ -107,7 +112,7 @@ struct kvt_granted kvt_take_grants(struct kvt_world *world, uint32_t client);
  * passed over. Request, create what is to be created, take the grants. */
 struct kvt_granted kvt_get(struct kvt_world *world, uint32_t client, uint32_t space,
                            uint32_t blocks);
-/* kvt_open, returning the id of the space. */
+/* kvt_open, returning the id of the space. A name is "space" or "space@domain". */
 uint32_t kvt_space(struct kvt_world *world, uint32_t client, const char *name,
                    enum kvt_geometry geometry, uint64_t quota_bytes);
 /* Publish blocks[i] as name first_name + i; all must become entries. */
@@ -128,14 +133,22 @@ const struct kvt_sent *kvt_take(struct kvt_world *world, uint32_t client);
 const void *kvt_take_as(struct kvt_world *world, uint32_t client, uint32_t opcode);
 /* Code of the error that comes next for the client; 0 when something else comes. */
 int kvt_take_error(struct kvt_world *world, uint32_t client, const char *word);
+/* Answer the creation at that place of creating[]; which segment it was. */
+uint32_t kvt_create_one(struct kvt_world *world, uint32_t at, int code);
 /* Answer all creations that are under way. */
 void kvt_create_all(struct kvt_world *world, int code);
 
 /* A connection that has said hello; its welcome was taken. */
 uint32_t kvt_join(struct kvt_world *world, uint32_t role);
+/* The same of a client that speaks no newer version of the protocol. */
+uint32_t kvt_join_old(struct kvt_world *world, uint32_t role, uint32_t version);
 /* Requests; each returns its serial and leaves the answers to be taken. */
 uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                   enum kvt_geometry geometry, uint64_t quota_bytes);
+/* The same with space_open.flags. */
+uint32_t kvt_open_with(struct kvt_world *world, uint32_t client, const char *name,
+                       enum kvt_geometry geometry, uint64_t quota_bytes, uint32_t flags);
+#define KVT_ON_DEVICE(index) ((1u + (index)) << 8)
 uint32_t kvt_close(struct kvt_world *world, uint32_t client, uint32_t space);
 uint32_t kvt_request(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t blocks,
                      uint32_t flags);
@@ -154,6 +167,14 @@ uint32_t kvt_lookup(struct kvt_world *world, uint32_t client, uint32_t space, ui
                     const uint32_t *names, uint32_t flags);
 uint32_t kvt_publish(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *names, const uint32_t *indices);
+/* The same with a fence each; value 0: none. */
+struct kvt_fence {
+    uint32_t lane;
+    uint64_t value;
+};
+uint32_t kvt_publish_fenced(struct kvt_world *world, uint32_t client, uint32_t space,
+                            uint32_t count, const uint32_t *names, const uint32_t *indices,
+                            const struct kvt_fence *fences);
 uint32_t kvt_release(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *indices);
 uint32_t kvt_pin(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,

@@ -5,12 +5,14 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <kvmem/types.h>
 
+#include "client/timeline.h"
 #include "support/spawn.h"
 
 #define SENT_FDS_MAX 253u /* the kernel's SCM_MAX_FD */
@@ -190,19 +192,23 @@ bool kvt_raw_join(struct kvt_raw *raw, const char *socket_path, const char *name
     return kvt_raw_connect(raw, socket_path) == 0 && kvt_raw_hello(raw, name);
 }
 
-bool kvt_raw_space_open(struct kvt_raw *raw, const char *name, uint32_t *space)
+bool kvt_raw_space_open_on(struct kvt_raw *raw, const char *name, uint32_t device, uint32_t *space)
 {
     static struct kvt_raw_message reply;
     struct {
         struct kvi_msg_space_open message;
         struct kvi_rec_group group[2]; /* one, and room for the tail's alignment */
     } request;
+    const char *slash = strchr(name, '/');
     struct kvi_rec_group *group;
 
     memset(&request, 0, sizeof(request));
     kvi_wire_begin(&request.message, KVI_OP_SPACE_OPEN, 0);
-    snprintf(request.message.name, sizeof(request.message.name), "%s", name);
-    snprintf(request.message.domain, sizeof(request.message.domain), "tests");
+    snprintf(request.message.name, sizeof(request.message.name), "%s",
+             slash != NULL ? slash + 1 : name);
+    snprintf(request.message.domain, sizeof(request.message.domain), "%.*s",
+             slash != NULL ? (int)(slash - name) : 5, slash != NULL ? name : "tests");
+    request.message.flags = (device + 1) << 8;
     request.message.layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
     request.message.block_tokens = 16;
     request.message.shard_count = 1;
@@ -219,6 +225,11 @@ bool kvt_raw_space_open(struct kvt_raw *raw, const char *name, uint32_t *space)
         return false;
     *space = reply.as.space_opened.space;
     return true;
+}
+
+bool kvt_raw_space_open(struct kvt_raw *raw, const char *name, uint32_t *space)
+{
+    return kvt_raw_space_open_on(raw, name, 0, space);
 }
 
 bool kvt_raw_blocks(struct kvt_raw *raw, uint32_t space, uint32_t block_count,
@@ -245,6 +256,39 @@ bool kvt_raw_stats(struct kvt_raw *raw, struct kvi_msg_stats_reply *out)
         reply.as.header.opcode != KVI_OP_STATS_REPLY)
         return false;
     *out = reply.as.stats;
+    return true;
+}
+
+void *kvt_raw_timeline(struct kvt_raw *raw, uint32_t timeline, struct kvt_raw_message *reply)
+{
+    struct kvi_msg_timeline_map request;
+    void *page;
+
+    kvi_wire_begin(&request, KVI_OP_TIMELINE_MAP, 0);
+    request.is_own = timeline == UINT32_MAX;
+    request.timeline = request.is_own ? 0 : timeline;
+    if (kvt_raw_call(raw, &request, reply) != KVT_RAW_MESSAGE ||
+        reply->as.header.opcode != KVI_OP_TIMELINE_FD || reply->fd_count != 1) {
+        kvt_raw_close_fds(reply);
+        return NULL;
+    }
+    page = mmap(NULL, KVI_TIMELINE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, reply->fds[0], 0);
+    kvt_raw_close_fds(reply);
+    return page != MAP_FAILED ? page : NULL;
+}
+
+bool kvt_raw_device(struct kvt_raw *raw, uint32_t index, struct kvi_rec_device_info *out)
+{
+    static struct kvt_raw_message reply;
+    const struct kvi_rec_device_info *rows;
+    struct kvi_msg_devices request;
+
+    kvi_wire_begin(&request, KVI_OP_DEVICES, 0);
+    if (kvt_raw_call(raw, &request, &reply) != KVT_RAW_MESSAGE ||
+        reply.as.header.opcode != KVI_OP_DEVICES_REPLY || index >= reply.as.devices.device_count)
+        return false;
+    rows = kvi_wire_tail(&reply.as.devices, 0);
+    *out = rows[index];
     return true;
 }
 

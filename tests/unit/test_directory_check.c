@@ -71,8 +71,8 @@ static void expect(const char *word)
 
 Test(check, bytes_and_segments)
 {
-    BREAK(dir->free_bytes, dir->free_bytes + 4096, "device:");
-    BREAK(dir->segment_count, dir->segment_count - 1, "device:");
+    BREAK(dir->memory[0].free_bytes, dir->memory[0].free_bytes + 4096, "device 0:");
+    BREAK(dir->memory[0].segment_count, dir->memory[0].segment_count - 1, "device 0:");
     BREAK(dir->segment_high, 1, "exists beyond");
     BREAK(full->bytes, 8192, "records do not go");
     BREAK(full->entries, NULL, "records do not go");
@@ -106,6 +106,19 @@ Test(check, entries_and_their_list)
     BREAK(e[3].newer, 3, "list");
     BREAK(e[3].newer, 99, "does not end");
     BREAK(full->oldest, KVI_DIR_NONE, "the list ends");
+}
+
+Test(check, fences)
+{
+    BREAK(full->fence_count, 1, "counts 1 fences, has 0");
+    BREAK(kvi_dir_fences(full)[0], 63, "out of range");
+    BREAK(kvi_dir_fences(full)[0], UINT64_MAX, "out of range");
+    BREAK(kvi_dir_fences(full)[0], 64, "counts 0 fences, has 1");
+    BREAK(kvi_dir_fences(shared)[3], 64, "is no entry");
+    kvi_dir_fences(full)[0] = 64;
+    full->fence_count = 1;
+    BREAK(full->entries[0].publisher, 77, "has outlived session 77");
+    kvi_dir_fences(full)[0] = full->fence_count = 0;
 }
 
 Test(check, index)
@@ -157,12 +170,12 @@ Test(check, is_what_a_client_hears)
     uint32_t observer = kvt_join(world, KVMEM_ROLE_OBSERVER);
     const struct kvi_msg_check_reply *reply;
 
-    dir->free_bytes += 4096;
+    dir->memory[0].free_bytes += 4096;
     kvt_plain(world, observer, KVI_OP_CHECK, 0);
-    dir->free_bytes -= 4096;
+    dir->memory[0].free_bytes -= 4096;
     reply = kvt_take_as(world, observer, KVI_OP_CHECK_REPLY);
     cr_assert(reply && reply->violations == 1);
-    cr_assert(strstr(reply->text, "device:"));
+    cr_assert(strstr(reply->text, "device 0:"));
     kvt_plain(world, observer, KVI_OP_CHECK, 0);
     reply = kvt_take_as(world, observer, KVI_OP_CHECK_REPLY);
     cr_assert(reply && reply->violations == 0);
@@ -194,6 +207,9 @@ Test(check, the_digest_tells_states_apart)
     reader->fds_sent++;
     cr_assert_neq(kvi_dir_digest(dir), digest);
     reader->fds_sent--;
+    kvi_dir_fences(full)[1] = 64;
+    cr_assert_neq(kvi_dir_digest(dir), digest);
+    kvi_dir_fences(full)[1] = 0;
     dir->totals.lookups++; /* a counter of events is no state */
     cr_assert_eq(kvi_dir_digest(dir), digest);
 }
