@@ -86,6 +86,8 @@ NVCCFLAGS := -std=c++17 -O2 -g -Xcompiler -fPIC,-fvisibility=hidden \
 ifeq ($(WERROR),1)
 NVCCFLAGS += -Werror all-warnings
 endif
+FATBINFLAGS := -std=c++17 -O3 -gencode arch=compute_80,code=sm_80 \
+               -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80
 CUDA_LIBS = $(if $(NVCC),-L$(dir $(realpath $(NVCC)))../lib64 -lcudart_static -lstdc++ -ldl -lrt)
 cuda_sources = $(if $(NVCC),$(wildcard $1))
 
@@ -122,6 +124,12 @@ $(B)/obj/%.c.o: %.c $(B)/flags | check-deps
 $(B)/obj/%.cu.o: %.cu $(B)/flags
 	$(call say,NVCC)mkdir -p $(@D) && $(NVCC) $(NVCCFLAGS) $(INCLUDE) -MMD -MP -MF $(@:.o=.d) \
 	  -c -o $@ $<
+
+# Kernels that are loaded by the driver API: no host code, no runtime.
+$(B)/obj/%.fatbin: %.cu $(B)/flags
+	$(call say,NVCC)mkdir -p $(@D) && $(NVCC) $(FATBINFLAGS) $(INCLUDE) -MMD -MP -MF $@.d \
+	  -fatbin -o $@ $<
+-include $(wildcard $(B)/obj/libkvmem/backend/*.fatbin.d)
 
 # ar q, not r: members of the same name from two folders are both kept.
 define archive_rule
@@ -163,7 +171,7 @@ $(foreach p,$(PROGRAMS),$(eval $(call program_rule,$p)))
 
 # Other flags, other objects; another list of sources, another library (a removed file must not
 # live on in it). These files are rewritten only when what they hold changes.
-$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE)
+$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE) $(NVCC)
 $(B)/flags $(patsubst %,$(B)/obj/%.list,$(ARCHIVES)): FORCE
 	@mkdir -p $(@D); echo '$(NOW)' | cmp -s - $@ || echo '$(NOW)' > $@
 FORCE:

@@ -23,7 +23,7 @@
  * 54–118, import 47–68 plus some 25 to measure it; the size hardly matters from 2 to 64 MiB.
  * Calls of several processes queue up behind each other in the driver.
  *
- * Not here: kernels; fabric handles; memory pools; managed memory; which memory is worth having.
+ * Not here: fabric handles; memory pools; managed memory; which memory is worth having.
  */
 #include "backend/backend_cuda.h"
 
@@ -294,6 +294,8 @@ static void cuda_destroy(struct kvi_backend *b)
     kvi_backend_cuda_space_fini(cuda);
     kvi_backend_cuda_segments_fini(cuda);
     kvi_backend_cuda_pins_fini(cuda);
+    kvi_backend_cuda_allocations_fini(cuda);
+    kvi_backend_cuda_kernels_fini(cuda);
     if (entered)
         kvi_backend_cuda_leave(cuda);
     (void)cuda->driver->context_release(cuda->device);
@@ -321,6 +323,10 @@ static const struct kvi_backend_ops cuda_ops = {
     .copy = kvi_backend_cuda_copy,
     .copy_in = kvi_backend_cuda_copy_in,
     .copy_out = kvi_backend_cuda_copy_out,
+    .blocks = kvi_backend_cuda_blocks,
+    .cells = kvi_backend_cuda_cells,
+    .device_alloc = kvi_backend_cuda_device_alloc,
+    .device_free = kvi_backend_cuda_device_free,
     .host_pin = kvi_backend_cuda_host_pin,
     .host_unpin = kvi_backend_cuda_host_unpin,
     .fence_signal = kvi_backend_cuda_fence_signal,
@@ -362,7 +368,7 @@ static int cuda_init(struct kvi_backend_cuda *cuda)
         rc = kvi_error_sys(KVMEM_E_SYSTEM, error, "CUDA backend: pthread_mutex_init");
         goto fail_lock;
     }
-    rc = kvi_book_init(&cuda->book, cuda->alloc);
+    rc = kvi_book_init(&cuda->book, cuda->alloc, cuda->base.info.granule_bytes);
     if (rc < 0)
         goto fail_pin_lock;
     return 0;
@@ -434,9 +440,15 @@ int kvi_backend_cuda_create(const struct kvi_backend_cuda_options *options,
     rc = context_open(cuda);
     if (rc < 0)
         goto fail_init;
+    if (options->device_bytes == 0) /* an engine's: not at its first list, which is captured */
+        rc = kvi_backend_cuda_kernels_load(cuda);
+    if (rc < 0)
+        goto fail_context;
     *out = &cuda->base;
     return 0;
 
+fail_context:
+    (void)driver->context_release(cuda->device);
 fail_init:
     kvi_book_fini(&cuda->book);
     pthread_mutex_destroy(&cuda->pin_lock);

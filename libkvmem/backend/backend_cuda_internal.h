@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the parts of the CUDA backend share: backend_cuda.c (life), _segment.c, _space.c,
- * _copy.c (copies, fences) and _pin.c. Nobody else includes it, but their test.
+ * _copy.c (copies, fences), _blocks.c (blocks, cells, allocations), _kernels.c and _pin.c. Nobody
+ * else includes it, but their test.
  *
  * Locks, in the order in which they are taken:
  *   lock          held across the driver calls of one segment or address space operation
@@ -28,6 +29,21 @@ struct kvi_backend_cuda_pin {
     struct kvi_backend_cuda_registration *registration;
 };
 
+enum kvi_backend_cuda_kernels_state {
+    KVI_KERNELS_NONE, /* not loaded yet */
+    KVI_KERNELS_READY,
+    KVI_KERNELS_ABSENT,
+};
+
+struct kvi_backend_cuda_kernels {
+    enum kvi_backend_cuda_kernels_state state; /* atomic; the rest is fixed when it is not NONE */
+    int sm_count;
+    kvi_cu_module module;
+    kvi_cu_function copy;
+    kvi_cu_function zero;
+    kvi_cu_function cells;
+};
+
 struct kvi_backend_cuda {
     struct kvi_backend base;
     const struct kvi_alloc *alloc;
@@ -38,6 +54,7 @@ struct kvi_backend_cuda {
     uint64_t total_bytes;                /* of the device */
 
     pthread_mutex_t lock; /* guards the fields below */
+    struct kvi_backend_cuda_kernels kernels;
     struct kvi_book book;
     kvi_cu_address scratch; /* where imports are measured; 0 before the first */
     uint64_t scratch_bytes;
@@ -96,9 +113,31 @@ int kvi_backend_cuda_fence_signal(struct kvi_backend *b, uint64_t *counter, uint
 int kvi_backend_cuda_fence_wait(struct kvi_backend *b, uint64_t *counter, uint64_t value,
                                 uint64_t stream);
 
+int kvi_backend_cuda_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                            uint64_t stream);
+int kvi_backend_cuda_cells(struct kvi_backend *b, uint64_t base,
+                           const struct kvi_backend_cell *cells, uint32_t count, uint64_t stream);
+int kvi_backend_cuda_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address);
+int kvi_backend_cuda_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes);
+void kvi_backend_cuda_allocations_fini(struct kvi_backend_cuda *cuda);
+
+/* Load what is not loaded. DEVICE_FULL, SYSTEM; to be tried again then. */
+int kvi_backend_cuda_kernels_load(struct kvi_backend_cuda *cuda);
+void kvi_backend_cuda_kernels_fini(struct kvi_backend_cuda *cuda);
+static inline enum kvi_backend_cuda_kernels_state kvi_backend_cuda_kernels_state(
+    const struct kvi_backend_cuda *cuda)
+{
+    return __atomic_load_n(&cuda->kernels.state, __ATOMIC_ACQUIRE);
+}
+/* Launch; only when READY, entered. `cells` is the device's address of them. SYSTEM. */
+int kvi_backend_cuda_kernels_blocks(struct kvi_backend_cuda *cuda,
+                                    const struct kvi_backend_blocks *list, kvi_cu_stream stream);
+int kvi_backend_cuda_kernels_cells(struct kvi_backend_cuda *cuda, uint64_t base,
+                                   kvi_cu_address cells, uint32_t count, kvi_cu_stream stream);
+
 int kvi_backend_cuda_host_pin(struct kvi_backend *b, void *memory, uint64_t bytes);
 int kvi_backend_cuda_host_unpin(struct kvi_backend *b, void *memory, uint64_t bytes);
-int kvi_backend_cuda_pin_find(struct kvi_backend_cuda *cuda, const uint64_t *counter,
+int kvi_backend_cuda_pin_find(struct kvi_backend_cuda *cuda, const void *memory, uint64_t bytes,
                               const char *operation, kvi_cu_address *out_address);
 void kvi_backend_cuda_pins_fini(struct kvi_backend_cuda *cuda);
 

@@ -8,14 +8,19 @@
  *               | generation | slot + 1 |        a released handle stays refused
  *
  *   used_bytes   = Σ bytes of live created segments
- *   live segments = handle_count;  live + free list = segment_slots
+ *   live segments = handle_count;  live + released and mapped + free list = segment_slots
  *   reservations sorted by base, disjoint; mappings of one sorted by address, disjoint, inside
  *   mapping_count, mapped_bytes = sums over all reservations
+ *   mapping_count of a segment = mappings with its slot, exactly one of them first, if any
+ *   rights[g] of a reservation = access of the mapping over its granule g, 0 if there is none
+ *
+ * The rights say the same as the mappings, found without a search: a list of hundreds of blocks
+ * is checked in some microseconds.
  *
  * Threads: one thread at a time changes the books, under a lock of the backend's that it may
  * hold across driver calls; pointers that it was given are valid until its next change. Any
- * thread may call kvi_book_span_check() and kvi_book_count() at any time: the books' own lock,
- * never held across a driver call, is for these.
+ * thread may call kvi_book_span_check(), _blocks_check() and _count() at any time: the books' own
+ * lock, never held across a driver call, is for these.
  *
  * Not here: driver calls, pins, the size of the device.
  */
@@ -25,6 +30,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "backend/allocations.h"
 #include "backend/backend.h"
 #include "util/alloc.h"
 
@@ -32,14 +38,17 @@ struct kvi_book_segment {
     uint64_t driver_handle;
     uint64_t bytes; /* 0 in a free slot */
     uint32_t generation;
-    uint32_t next_free; /* in a free slot: index + 1 of the next one, 0 the last */
-    bool created;       /* by this instance: it may export, and its release frees the bytes */
+    uint32_t next_free;     /* in a free slot: index + 1 of the next one, 0 the last */
+    uint32_t mapping_count; /* a released slot is used again when it is 0 */
+    bool created;           /* by this instance: it may export, and its release frees the bytes */
 };
 
 struct kvi_book_mapping {
     uint64_t address;
     uint64_t bytes;
     uint64_t kept; /* for the backend: a driver handle held during an unmap of several */
+    uint32_t slot; /* of its segment */
+    bool is_first; /* the oldest of its segment: unmapped last */
     enum kvi_access access;
 };
 
@@ -52,10 +61,13 @@ struct kvi_book_reservation {
     struct kvi_book_mapping *mappings;
     size_t mapping_count;
     size_t mapping_capacity;
+    uint8_t *rights; /* [rights_count] enum kvi_access, one a granule */
+    size_t rights_count;
 };
 
 struct kvi_book {
     const struct kvi_alloc *alloc;
+    uint32_t granule_shift; /* granule = 1 << it */
     pthread_mutex_t lock;
 
     uint64_t used_bytes;
@@ -71,6 +83,8 @@ struct kvi_book {
     uint64_t reserved_bytes;
     uint64_t mapping_count;
     uint64_t mapped_bytes;
+
+    struct kvi_allocations allocations;
 };
 
 /* A run of mappings of one reservation: [first, last). */
@@ -81,7 +95,7 @@ struct kvi_book_run {
 };
 
 /* `book` is zeroed storage; `alloc` outlives it. SYSTEM. */
-int kvi_book_init(struct kvi_book *book, const struct kvi_alloc *alloc);
+int kvi_book_init(struct kvi_book *book, const struct kvi_alloc *alloc, uint64_t granule_bytes);
 
 /* Frees the tables; what the driver holds is the backend's to give back before. */
 void kvi_book_fini(struct kvi_book *book);
@@ -105,8 +119,11 @@ void kvi_book_segment_remove(struct kvi_book *book, struct kvi_book_segment *seg
 
 /* ---- reservations ---- */
 
-/* Room for one more reservation: the next kvi_book_reservation_add cannot fail. NO_MEMORY. */
-int kvi_book_reservation_room(struct kvi_book *book);
+/* Room for one more reservation of `bytes`, with what `one` needs: kvi_book_reservation_add cannot
+ * fail, or kvi_book_reservation_forget gives it back. NO_MEMORY. */
+int kvi_book_reservation_room(struct kvi_book *book, uint64_t bytes,
+                              struct kvi_book_reservation *one);
+void kvi_book_reservation_forget(struct kvi_book *book, struct kvi_book_reservation *one);
 void kvi_book_reservation_add(struct kvi_book *book, const struct kvi_book_reservation *one);
 
 /* The reservation made exactly like this, with nothing mapped in it; NULL with INVALID. */
@@ -120,17 +137,31 @@ void kvi_book_reservation_remove(struct kvi_book *book, struct kvi_book_reservat
  * cannot fail. INVALID outside reservations and over another mapping; NO_MEMORY. */
 int kvi_book_map_place(struct kvi_book *book, uint64_t address, uint64_t bytes,
                        struct kvi_book_run *out);
-void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place, uint64_t address,
-                      uint64_t bytes, enum kvi_access access);
+void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place,
+                      struct kvi_book_segment *segment, uint64_t address, enum kvi_access access);
 
 /* The whole, adjoining mappings that make up the range. INVALID if there are none such. */
 int kvi_book_run_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
                       const char *operation, struct kvi_book_run *out);
+
+/* The same for an unmap, which may not take a segment's first mapping before the others. */
+int kvi_book_unmap_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
+                        struct kvi_book_run *out);
 void kvi_book_run_access(struct kvi_book *book, const struct kvi_book_run *run,
                          enum kvi_access access);
 void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run);
 
+/* ---- memory of device_alloc; the same rules ---- */
+
+int kvi_book_allocation_room(struct kvi_book *book);
+void kvi_book_allocation_add(struct kvi_book *book, uint64_t address, uint64_t bytes);
+void kvi_book_allocation_remove(struct kvi_book *book, size_t at);
+
 /* ---- any thread ---- */
+
+/* May all blocks of the list be read, and the destinations written? One lock for the list.
+ * INVALID names the first that may not. */
+int kvi_book_blocks_check(struct kvi_book *book, const struct kvi_backend_blocks *list);
 
 /* May the range be read, and written if `access` says so? INVALID. */
 int kvi_book_span_check(struct kvi_book *book, uint64_t address, uint64_t bytes,

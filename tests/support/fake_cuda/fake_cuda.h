@@ -7,6 +7,7 @@
  *   addresses       mmap(); a mapping without access is PROT_NONE
  *   contexts        counters, and a stack a thread, as the driver has them
  *   streams         a queue: what follows a wait that is not over is held back
+ *   kernels         the library's own, by name, on the CPU, in the queue
  *
  * It is stricter than the driver: a call without the right current context, a copy outside
  * mapped and accessible memory, an address that is not its own, count as misuse.
@@ -59,7 +60,10 @@ struct fake_cuda_control {
     uint64_t objects; /* with a handle or a mapping */
     uint64_t reservations;
     uint64_t mappings;
+    uint64_t allocations; /* of cuMemAlloc */
     uint64_t registrations;
+    uint64_t modules;
+    uint64_t launches; /* since it was opened */
     uint64_t used_bytes;
     uint64_t queued; /* stream operations that are held back */
 };

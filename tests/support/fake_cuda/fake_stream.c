@@ -15,6 +15,8 @@
 
 enum fake_kind {
     FAKE_COPY,
+    FAKE_FILL,
+    FAKE_KERNEL,
     FAKE_WRITE,
     FAKE_WAIT,
 };
@@ -23,10 +25,11 @@ struct fake_operation {
     struct fake_operation *next;
     kvi_cu_stream stream;
     enum fake_kind kind;
-    void *to; /* or the counter */
-    const void *from;
-    void *staged; /* a copy of host memory as it was; `from` points to it */
+    void *to;         /* or the counter */
+    const void *from; /* or the kernel */
+    void *staged;     /* a copy of host memory as it was, `from` points to it; or parameters */
     size_t bytes;
+    size_t pattern; /* bytes of the value that a fill repeats */
     uint64_t value;
 };
 
@@ -50,12 +53,21 @@ static void *zeroed(size_t bytes)
 
 /* ---- the queue ---- */
 
+/* `bytes` of the low `pattern` bytes of value, over and over. */
+static void fill(void *to, size_t bytes, size_t pattern, uint64_t value)
+{
+    for (size_t at = 0; at < bytes; at += pattern)
+        memcpy((char *)to + at, &value, pattern);
+}
+
 static bool operation_run(const struct fake_operation *one)
 {
     uint64_t *counter = one->to;
 
     switch (one->kind) {
     case FAKE_COPY: memcpy(one->to, one->from, one->bytes); return true;
+    case FAKE_FILL: fill(one->to, one->bytes, one->pattern, one->value); return true;
+    case FAKE_KERNEL: fake_kernel_run(one->from, one->staged); return true;
     case FAKE_WRITE: __atomic_store_n(counter, one->value, __ATOMIC_RELEASE); return true;
     case FAKE_WAIT: return (int64_t)(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - one->value) >= 0;
     }
@@ -110,6 +122,14 @@ static void queue_add(const struct fake_operation *what)
     *at = one;
     fake_cuda_control.queued++;
     queue_drain();
+}
+
+void fake_kernel_add(kvi_cu_stream stream, const void *function, void *parameters)
+{
+    struct fake_operation one = {
+        .stream = stream, .kind = FAKE_KERNEL, .from = function, .staged = parameters};
+
+    queue_add(&one);
 }
 
 /* ---- copies ---- */
@@ -170,6 +190,32 @@ int fake_copy_out(void *to, kvi_cu_address from, size_t bytes, kvi_cu_stream str
     return result != 0 ? result : copy_add("cuMemcpyDtoHAsync", &one, 0, from);
 }
 
+int fake_fill_8(kvi_cu_address to, unsigned char value, size_t bytes, kvi_cu_stream stream)
+{
+    struct fake_operation one = {.stream = stream,
+                                 .kind = FAKE_FILL,
+                                 .to = (void *)(uintptr_t)to,
+                                 .bytes = bytes,
+                                 .pattern = 1,
+                                 .value = value};
+    int result = fake_enter("cuMemsetD8Async");
+
+    return result != 0 ? result : copy_add("cuMemsetD8Async", &one, to, 0);
+}
+
+int fake_fill_32(kvi_cu_address to, unsigned value, size_t count, kvi_cu_stream stream)
+{
+    struct fake_operation one = {.stream = stream,
+                                 .kind = FAKE_FILL,
+                                 .to = (void *)(uintptr_t)to,
+                                 .bytes = count * sizeof(value),
+                                 .pattern = sizeof(value),
+                                 .value = value};
+    int result = fake_enter("cuMemsetD32Async");
+
+    return result != 0 ? result : copy_add("cuMemsetD32Async", &one, to, 0);
+}
+
 /* ---- host memory ---- */
 
 /* The registration with a byte in the range. */
@@ -180,6 +226,13 @@ static struct fake_registration **registration_in(uint64_t start, uint64_t bytes
     while (*at != NULL && ((*at)->start >= start + bytes || (*at)->start + (*at)->bytes <= start))
         at = &(*at)->next;
     return at;
+}
+
+bool fake_registered(uint64_t start, uint64_t bytes)
+{
+    const struct fake_registration *one = *registration_in(start, 1);
+
+    return one != NULL && start + bytes <= one->start + one->bytes;
 }
 
 int fake_host_register(void *memory, size_t bytes, unsigned flags)
