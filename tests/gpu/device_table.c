@@ -134,7 +134,7 @@ static void begin(struct twin *twin)
 
     twin->random = options.seed;
     twin->rows = ROWS;
-    kvt_gpu_daemon_start(&twin->daemon, NULL, "1GiB", NULL);
+    kvt_gpu_daemon_start(&twin->daemon, NULL, "4GiB", NULL);
     options.socket_path = twin->daemon.socket_path;
     kvt_gpu_engine_open(&twin->engine, &options);
     kvt_gpu_must(kvt_gpu_reserve(&twin->engine, POOL_BLOCKS, KVT_ANSWER_LIMIT), "space_reserve");

@@ -235,18 +235,19 @@ static int timed_round(struct scene *scene, uint64_t round, uint64_t ns)
 static void case_published_behind_a_stream(void)
 {
     static struct scene scene;
+    uint32_t rounds = kvt_gpu_rounds(PUBLISH_ROUNDS);
     uint64_t random;
     int early = 0;
 
     begin(&scene, "published_behind_a_stream");
     random = scene.seed;
     start_producer(&scene);
-    for (uint64_t round = 1; round <= PUBLISH_ROUNDS; round++)
+    for (uint64_t round = 1; round <= rounds; round++)
         gated_round(&scene, round);
-    for (uint64_t round = PUBLISH_ROUNDS + 1; round <= 2 * PUBLISH_ROUNDS; round++)
+    for (uint64_t round = rounds + 1; round <= 2 * rounds; round++)
         early += timed_round(&scene, round, kvt_random(&random) % 3000000);
-    printf("  %u gated rounds, none ready at the look-up; %u timed ones, %d not ready\n",
-           PUBLISH_ROUNDS, PUBLISH_ROUNDS, early);
+    printf("  %u gated rounds, none ready at the look-up; %u timed ones, %d not ready\n", rounds,
+           rounds, early);
     kvt_role_end(&scene.producer);
     end(&scene);
 }
@@ -322,7 +323,7 @@ static void case_producer_killed(void)
     options.socket_path = scene.daemon.socket_path;
     options.seed = scene.seed;
     kvt_gpu_engine_open(&third, &options);
-    for (uint64_t round = 1; round <= KILL_ROUNDS; round++)
+    for (uint64_t round = 1; round <= kvt_gpu_rounds(KILL_ROUNDS); round++)
         kill_round(&scene, &third, round);
     kvt_gpu_engine_close(&third);
     end(&scene);
@@ -457,9 +458,9 @@ static void case_freed_behind_a_stream(void)
     kvt_gpu_must(kvt_gpu_reserve(&scene.consumer, FREE_BLOCKS, KVT_ANSWER_LIMIT), "space_reserve");
     KVT_REQUIRE(free_blocks(&scene.consumer) == FREE_BLOCKS, "%" PRIu64 " blocks are free",
                 free_blocks(&scene.consumer));
-    for (; reuse.round <= GATED_FREES; reuse.round++)
+    for (; reuse.round <= kvt_gpu_rounds(GATED_FREES); reuse.round++)
         gated_free(&reuse, FREE_BLOCKS);
-    for (; reuse.round <= GATED_FREES + TIMED_FREES; reuse.round++)
+    for (; reuse.round <= kvt_gpu_rounds(GATED_FREES + TIMED_FREES); reuse.round++)
         timed_free(&reuse, &random);
     end(&scene);
 }

@@ -47,8 +47,9 @@ static void expect_clean(const struct kvt_kills *kills)
 
 static void case_killed_while_writing(void)
 {
-    struct kvt_kills_options options = {.count = kvt_count_from_env("KVMEM_KILLS", 300, 1),
-                                        .seed = kvt_seed("killed_while_writing")};
+    struct kvt_kills_options options = {
+        .count = kvt_count_from_env("KVMEM_KILLS", kvt_gpu_rounds(300), 1),
+        .seed = kvt_seed("killed_while_writing")};
     static struct kvt_kills kills;
 
     kvt_kills_run(&options, &kills);
@@ -61,8 +62,9 @@ static void case_killed_while_writing(void)
 static void case_killed_under_mps(void)
 {
     static const char *const mps[] = {"--mps", "on", NULL};
-    struct kvt_kills_options options = {
-        .count = MPS_KILLS, .daemon_options = mps, .seed = kvt_seed("killed_under_mps")};
+    struct kvt_kills_options options = {.count = kvt_gpu_rounds(MPS_KILLS),
+                                        .daemon_options = mps,
+                                        .seed = kvt_seed("killed_under_mps")};
     static struct kvt_kills kills;
     uint64_t created, released;
 

@@ -13,6 +13,7 @@
 #define HEADS          8u
 #define HEAD_DIM       128u
 #define DEFAULT_LAYERS 32u
+#define FAKE_SHARE     8u /* of layers and memory is left on the fake GPU */
 
 int kvt_gpu_must(int result, const char *what)
 {
@@ -25,30 +26,44 @@ int kvt_gpu_must(int result, const char *what)
     return result;
 }
 
+uint32_t kvt_gpu_rounds(uint32_t count)
+{
+    return kvt_gpu_is_fake() ? (count + 9) / 10 : count;
+}
+
+static uint32_t layers_of(const struct kvt_gpu_engine_options *options)
+{
+    uint32_t layers = options->layers ? options->layers : DEFAULT_LAYERS;
+
+    if (!kvt_gpu_is_fake())
+        return layers;
+    return layers > FAKE_SHARE ? layers / FAKE_SHARE : 1;
+}
+
 /* ---- opening ---- */
 
 static struct kvmem_space_options space_options(const struct kvt_gpu_engine_options *options)
 {
-    struct kvmem_space_options space = {
-        .size = sizeof(space),
-        .layout = options->layout ? options->layout : KVMEM_LAYOUT_PAGE_TOKEN_HEAD,
-        .name = options->space ? options->space : "shared",
-        .domain = options->domain,
-        .block_tokens = KVT_GPU_BLOCK_TOKENS,
-        .group_count = 1,
-        .shard_count = 1,
-        .quota_bytes = options->quota_bytes,
-        .flags = options->space_flags,
-        .device = options->device,
-        .low_water_blocks = options->low_water_blocks,
-        .refill_blocks = options->refill_blocks,
-        .seq_limit = options->seq_limit,
-        .groups = {{.layer_count = options->layers ? options->layers : DEFAULT_LAYERS,
-                    .kv_head_count = HEADS,
-                    .head_dim_k = HEAD_DIM,
-                    .head_dim_v = HEAD_DIM,
-                    .dtype_k = KVMEM_DTYPE_BF16,
-                    .dtype_v = KVMEM_DTYPE_BF16}}};
+    struct kvmem_space_options space = {.size = sizeof(space),
+                                        .layout = options->layout ? options->layout
+                                                                  : KVMEM_LAYOUT_PAGE_TOKEN_HEAD,
+                                        .name = options->space ? options->space : "shared",
+                                        .domain = options->domain,
+                                        .block_tokens = KVT_GPU_BLOCK_TOKENS,
+                                        .group_count = 1,
+                                        .shard_count = 1,
+                                        .quota_bytes = options->quota_bytes,
+                                        .flags = options->space_flags,
+                                        .device = options->device,
+                                        .low_water_blocks = options->low_water_blocks,
+                                        .refill_blocks = options->refill_blocks,
+                                        .seq_limit = options->seq_limit,
+                                        .groups = {{.layer_count = layers_of(options),
+                                                    .kv_head_count = HEADS,
+                                                    .head_dim_k = HEAD_DIM,
+                                                    .head_dim_v = HEAD_DIM,
+                                                    .dtype_k = KVMEM_DTYPE_BF16,
+                                                    .dtype_v = KVMEM_DTYPE_BF16}}};
 
     return space;
 }
@@ -118,10 +133,13 @@ void kvt_gpu_warm_up(struct kvt_gpu_engine *engine)
 void kvt_gpu_daemon_start(struct kvt_daemon *daemon, const char *devices, const char *device_bytes,
                           const char *const *options)
 {
-    const char *arguments[9] = {"--device", devices, "--device-bytes", device_bytes};
-    char own[16];
+    const char *arguments[9] = {"--device", devices, "--device-bytes"};
+    unsigned long long gib = strtoull(device_bytes, NULL, 10);
+    char own[16], mib[32];
 
     snprintf(own, sizeof(own), "cuda:%d", kvt_gpu_ordinal());
+    snprintf(mib, sizeof(mib), "%lluMiB", gib * 1024 / (kvt_gpu_is_fake() ? FAKE_SHARE : 1));
+    arguments[3] = mib;
     if (!devices)
         arguments[1] = own;
     for (int i = 0; options && options[i]; i++) {

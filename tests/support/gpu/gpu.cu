@@ -60,6 +60,19 @@ void kvt_gpu_use(int device)
     KVT_CUDA(cudaFree(NULL));
 }
 
+int kvt_gpu_current(void)
+{
+    int device = 0;
+
+    KVT_CUDA(cudaGetDevice(&device));
+    return device;
+}
+
+bool kvt_gpu_is_fake(void)
+{
+    return false;
+}
+
 void kvt_gpu_name(char *name, size_t name_bytes)
 {
     struct cudaDeviceProp properties;

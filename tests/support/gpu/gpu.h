@@ -29,6 +29,9 @@ const char *kvt_gpu_missing(void);
 int kvt_gpu_count(void);
 /* The calling thread's device from now on, with its context. */
 void kvt_gpu_use(int device);
+int kvt_gpu_current(void);
+/* True in tests/fake_gpu (support/gpu_fake): no faults, no timing, less memory and less time. */
+bool kvt_gpu_is_fake(void);
 /* $KVMEM_CUDA_DEVICE, else 0. */
 int kvt_gpu_ordinal(void);
 void kvt_gpu_name(char *name, size_t name_bytes);

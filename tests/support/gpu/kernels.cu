@@ -5,7 +5,6 @@
 #include "support/gpu/kernels.h"
 
 #include <cuda_runtime.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "support/gpu/gpu.h"
@@ -161,73 +160,6 @@ void kvt_gpu_check(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verd
             list_of(part, from, count), verdict);
         KVT_CUDA(cudaGetLastError());
     }
-}
-
-/* ---- verdicts ---- */
-
-struct kvt_gpu_verdict *kvt_gpu_verdict_new(void)
-{
-    struct kvt_gpu_verdict *verdict =
-        (struct kvt_gpu_verdict *)kvt_gpu_alloc(sizeof(struct kvt_gpu_verdict));
-
-    kvt_gpu_verdict_clear(verdict, NULL);
-    KVT_CUDA(cudaStreamSynchronize(NULL));
-    return verdict;
-}
-
-void kvt_gpu_verdict_clear(struct kvt_gpu_verdict *verdict, void *stream)
-{
-    kvt_gpu_set(verdict, 0, sizeof(*verdict), stream);
-}
-
-struct kvt_gpu_verdict kvt_gpu_verdict_read(const struct kvt_gpu_verdict *verdict, void *stream)
-{
-    struct kvt_gpu_verdict out;
-
-    kvt_gpu_copy(&out, verdict, sizeof(out), stream);
-    kvt_gpu_sync(stream);
-    return out;
-}
-
-uint64_t kvt_gpu_wrong(const struct kvt_gpu_part *part, void *stream)
-{
-    static struct kvt_gpu_verdict *verdicts[16]; /* a device: kernels add to their own */
-    struct kvt_gpu_verdict *verdict, out;
-    uint64_t tokens = part->end_token ? part->end_token - part->first_token
-                                      : part->shape->block_tokens;
-    uint64_t meant = part->count * (part->shape->block_bytes / 8) * tokens /
-                     part->shape->block_tokens;
-    int device = 0;
-
-    KVT_CUDA(cudaGetDevice(&device));
-    if (!verdicts[device & 15])
-        verdicts[device & 15] = kvt_gpu_verdict_new();
-    verdict = verdicts[device & 15];
-    kvt_gpu_verdict_clear(verdict, stream);
-    kvt_gpu_check(part, verdict, stream);
-    out = kvt_gpu_verdict_read(verdict, stream);
-    if (part->step_words <= 1 && out.checked != meant)
-        kvt_die("%llu words were looked at, not %llu", out.checked, (unsigned long long)meant);
-    if (out.wrong)
-        printf("  %llu of %llu words are wrong; at %#llx: %#llx, not %#llx\n", out.wrong,
-               out.checked, out.where, out.found, out.expected);
-    return out.wrong;
-}
-
-struct kvt_gpu_shape kvt_gpu_shape_of(void *base, const struct kvmem_geometry *geometry,
-                                      enum kvmem_layout layout)
-{
-    struct kvt_gpu_shape shape;
-
-    memset(&shape, 0, sizeof(shape));
-    shape.base = base;
-    shape.stride_bytes = geometry->index_stride_bytes;
-    shape.block_bytes = geometry->block_bytes;
-    shape.block_tokens = geometry->block_tokens;
-    shape.run_bytes = (uint32_t)(layout == KVMEM_LAYOUT_TOKEN_MAJOR ? geometry->block_bytes
-                                                                    : geometry->v_offset_bytes);
-    shape.token_bytes = shape.run_bytes / geometry->block_tokens;
-    return shape;
 }
 
 /* ---- rows of a device table ---- */
