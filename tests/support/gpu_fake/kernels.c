@@ -230,3 +230,21 @@ void kvt_gpu_poke(void *address, uint64_t value, void *stream)
     (void)stream;
     *(volatile uint64_t *)address = value;
 }
+
+/* ---- a model's step: only time passes ---- */
+
+void kvt_gpu_busy_init(struct kvt_gpu_busy *busy, enum kvt_gpu_busy_kind kind, double us)
+{
+    *busy = (struct kvt_gpu_busy){.kind = kind, .amount = (uint64_t)(us * 1e3)};
+}
+
+void kvt_gpu_busy_fini(struct kvt_gpu_busy *busy)
+{
+    kvt_gpu_sync(NULL);
+    busy->amount = 0;
+}
+
+void kvt_gpu_busy_step(const struct kvt_gpu_busy *busy, void *stream)
+{
+    kvt_gpu_spin(busy->amount, stream);
+}
