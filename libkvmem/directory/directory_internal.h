@@ -241,6 +241,7 @@ struct kvi_dir {
     struct kvi_dir_open *wait_first;
     struct kvi_dir_open *wait_last;
     uint64_t ignored_releases;
+    uint64_t moved_segments;           /* from one space to another */
     struct kvi_msg_stats_reply totals; /* the counters that only grow */
     struct kvi_dir_grant grant;
     _Alignas(64) uint64_t in[KVI_MESSAGE_BYTES / 8];
@@ -314,6 +315,11 @@ void kvi_dir_segment_abandon(struct kvi_dir *dir, uint32_t number);
 void kvi_dir_segment_start(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open);
 /* HANDED_IN → OWNED by the client of `open`. */
 void kvi_dir_segment_adopt(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open);
+/* HANDED_IN without references, in another space → OWNED by the client of `open`, in its space,
+ * with the same memory: what is in it is evicted, its mappers are told and forgotten. The space
+ * has the same device, domain and segment bytes. 0, or the codes of kvi_dir_segment_prepare, which
+ * change nothing. */
+int kvi_dir_segment_move(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open);
 /* OWNED, QUARANTINED or just created → HANDED_IN. */
 void kvi_dir_segment_disown(struct kvi_dir *dir, struct kvi_dir_segment *segment);
 /* The request behind a CREATING segment is gone: it will be handed in when it comes. */

@@ -5,7 +5,8 @@
  *   1  idle blocks of HANDED_IN segments of the space, the fullest segment first
  *   2  new segments, while bytes are free and the quota allows
  *   3  eviction, the coldest first:
- *        a whole segment of another space, when it is colder than everything of the own one
+ *        a whole segment of another space, when it is colder than everything of the own one:
+ *          moved where it is of the same size and sharing domain, else dropped for a new one
  *        whole segments of the own space, for whole segments' worth of the want
  *        blocks of the own space, least recently used first, in segments that nobody or the
  *        asker owns
@@ -199,18 +200,48 @@ static uint64_t foreign_cold(struct plan *plan)
     return dir->foreign.items[dir->foreign.count].key;
 }
 
-/* Drop those that foreign_cold() chose, and make a segment of their bytes. */
+/* A handle belongs to one sharing domain for life, so inside it the memory may stay what it is. */
+static int may_move(const struct plan *plan, const struct kvi_dir_segment *segment)
+{
+    return segment->bytes == plan->space->geometry.segment_bytes &&
+           strcmp(plan->dir->spaces[segment->space].domain, plan->space->domain) == 0;
+}
+
+static enum step failed_step(int code)
+{
+    return code == KVMEM_E_NO_MEMORY ? STEP_NO_MEMORY : STEP_NONE;
+}
+
+static enum step move(struct plan *plan, uint32_t number)
+{
+    struct kvi_dir *dir = plan->dir;
+    struct kvi_dir_segment *segment = &dir->segments[number];
+    int code = kvi_dir_segment_move(dir, number, plan->open);
+
+    if (code != 0)
+        return failed_step(code);
+    plan->chosen = 0;
+    plan->has_foreign = 0;
+    plan->request->granted += segment->block_count;
+    kvi_dir_grant_segment(dir, plan->open, number, 0);
+    kvi_dir_grant_blocks(dir, plan->open, segment, 0, segment->block_count);
+    return STEP_FOUND;
+}
+
+/* Drop those that foreign_cold() chose, and make a segment of their bytes; or move the one. */
 static enum step take_foreign(struct plan *plan)
 {
     struct kvi_dir *dir = plan->dir;
-    uint32_t number;
+    uint32_t number = (uint32_t)dir->foreign.items[dir->foreign.count].value;
     int code;
 
     if (kvi_dir_client_fd_room(dir, plan->client) == 0)
         return STEP_HELD;
+    if (plan->chosen == 1 && may_move(plan, &dir->segments[number]))
+        return move(plan, number);
     code = kvi_dir_segment_prepare(dir, plan->space, &number);
     if (code != 0)
-        return code == KVMEM_E_NO_MEMORY ? STEP_NO_MEMORY : STEP_NONE;
+        return failed_step(code);
     for (uint32_t i = plan->chosen; i > 0; i--) {
         uint32_t victim = (uint32_t)dir->foreign.items[dir->foreign.count + i - 1].value;
         struct kvi_dir_space *space = &dir->spaces[dir->segments[victim].space];

@@ -36,7 +36,7 @@ struct model {
 
 /* Events of all runs, to see that they were worth their time. */
 static struct kvi_msg_stats_reply sum;
-static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_second;
+static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_second, sum_moved;
 
 static uint32_t pick(struct model *m, uint32_t limit)
 {
@@ -300,9 +300,12 @@ static void op_join(struct model *m)
 
 static void op_open(struct model *m, uint32_t client)
 {
-    static const char *const names[] = {"a", "b", "c", "d", "e"};
-    uint32_t name = pick(m, 5);
-    enum kvt_geometry geometry = name == 1 || name == 4 ? KVT_LARGE : KVT_SMALL;
+    static const char *const names[] = {"a", "b", "c", "d", "a@other"};
+    static const enum kvt_geometry shapes[] = {KVT_SMALL, KVT_LARGE, KVT_SMALL, KVT_TINY,
+                                               KVT_SMALL};
+    static const uint32_t blocks[] = {4, 8, 8}; /* of a segment, by geometry */
+    uint32_t name = pick(m, 5), is_other = name == 4;
+    enum kvt_geometry geometry = shapes[name];
     uint64_t quota = name == 2 ? 5 * KVT_GRANULE_BYTES : 0;
     uint32_t device = pick(m, 3) == 0 ? 1 + pick(m, m->twin.device_count) : 0;
     uint32_t serial;
@@ -310,12 +313,12 @@ static void op_open(struct model *m, uint32_t client)
     if (pick(m, 40) == 0)
         device = 3;
     if (pick(m, 20) == 0)
-        geometry = geometry == KVT_LARGE ? KVT_SMALL : KVT_LARGE;
+        geometry = (enum kvt_geometry)pick(m, 3);
     if (pick(m, 20) == 0)
         quota = 6 * KVT_GRANULE_BYTES;
     serial = kvt_open_with(m->world, client, names[name], geometry, quota, device << 8);
-    kvt_twin_open(&m->twin, client, told(m, client), serial, name, geometry == KVT_LARGE ? 8 : 4,
-                  geometry == KVT_LARGE ? 12288 : 4096, quota, device);
+    kvt_twin_open(&m->twin, client, told(m, client), serial, is_other ? 0 : name, is_other,
+                  blocks[geometry], geometry == KVT_LARGE ? 12288 : 4096, quota, device);
 }
 
 static void op_request(struct model *m, uint32_t client)
@@ -574,6 +577,7 @@ static void add_to_sum(const struct model *m)
     sum_dropped += m->twin.fences.dropped;
     sum_renamed += m->twin.fences.renamed;
     sum_second += m->twin.on_second;
+    sum_moved += m->twin.moved;
 }
 
 static void drain_creations(struct model *m)
@@ -654,7 +658,8 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     fprintf(stderr, "fences: %llu listed, %llu hits cut, %llu entries dropped, %llu renamed\n",
             (unsigned long long)sum_listed, (unsigned long long)sum_cut,
             (unsigned long long)sum_dropped, (unsigned long long)sum_renamed);
-    fprintf(stderr, "devices: %llu spaces opened on the second\n", (unsigned long long)sum_second);
+    fprintf(stderr, "%llu spaces opened on the second device, %llu segments moved\n",
+            (unsigned long long)sum_second, (unsigned long long)sum_moved);
     cr_assert_geq(done, ops);
     if (ops < 100000)
         return;
@@ -669,6 +674,7 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     cr_assert_geq(sum_dropped, 100u);
     cr_assert_geq(sum_renamed, 30u);
     cr_assert_geq(sum_second, 100u);
+    cr_assert_geq(sum_moved, 1000u);
 }
 
 Test(directory_model, the_same_seed_gives_the_same_digest, .timeout = 60)

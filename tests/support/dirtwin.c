@@ -184,7 +184,8 @@ void kvt_twin_free_segment(struct kvt_twin *twin, uint32_t number)
     twin->memory_came_back = 1;
 }
 
-void kvt_twin_drop(struct kvt_twin *twin, uint32_t number)
+/* Evict all that is in it, tell its mappers. */
+void kvt_twin_empty(struct kvt_twin *twin, uint32_t number)
 {
     struct kvt_twin_segment *segment = &twin->segments[number];
 
@@ -203,6 +204,11 @@ void kvt_twin_drop(struct kvt_twin *twin, uint32_t number)
         gone->fields[1] = segment->slot;
         gone->fields[2] = segment->generation;
     }
+}
+
+void kvt_twin_drop(struct kvt_twin *twin, uint32_t number)
+{
+    kvt_twin_empty(twin, number);
     twin->totals.released_segments++;
     kvt_twin_free_segment(twin, number);
 }
@@ -455,10 +461,11 @@ int kvt_twin_need(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint3
     return -1;
 }
 
-static int space_by_name(const struct kvt_twin *twin, uint32_t name)
+static int space_by_name(const struct kvt_twin *twin, uint32_t name, uint32_t domain)
 {
     for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++)
-        if (twin->spaces[s].is_used && twin->spaces[s].name == name)
+        if (twin->spaces[s].is_used && twin->spaces[s].name == name &&
+            twin->spaces[s].domain == domain)
             return (int)s;
     return -1;
 }
@@ -476,7 +483,7 @@ static uint32_t device_for(const struct kvt_twin *twin, uint32_t client, uint32_
     return best;
 }
 
-static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t block_count,
+static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t domain, uint32_t block_count,
                      uint64_t segment_bytes, uint64_t quota_bytes, uint32_t device)
 {
     for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++) {
@@ -487,6 +494,7 @@ static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t block_count,
         space->is_used = 1;
         space->generation++;
         space->name = name;
+        space->domain = domain;
         space->block_count = block_count;
         space->segment_bytes = segment_bytes;
         space->quota_bytes = quota_bytes;
@@ -497,10 +505,10 @@ static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t block_count,
 }
 
 static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t name,
-                       uint32_t block_count, uint64_t segment_bytes, uint64_t quota_bytes,
-                       uint32_t device)
+                       uint32_t domain, uint32_t block_count, uint64_t segment_bytes,
+                       uint64_t quota_bytes, uint32_t device)
 {
-    int s = space_by_name(twin, name);
+    int s = space_by_name(twin, name, domain);
     int is_old = twin->clients[client].version < 2;
     struct kvt_twin_message *opened;
 
@@ -513,6 +521,7 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
         return;
     }
     if (s >= 0 && (twin->spaces[s].block_count != block_count ||
+                   twin->spaces[s].segment_bytes != segment_bytes ||
                    (quota_bytes != 0 && twin->spaces[s].quota_bytes != quota_bytes) ||
                    (device > 0 && twin->spaces[s].device != device - 1))) {
         kvt_twin_refuse(twin, client, serial, KVMEM_E_EXISTS, KVI_OP_SPACE_OPEN);
@@ -523,7 +532,7 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
         return;
     }
     if (s < 0)
-        s = new_space(twin, name, block_count, segment_bytes, quota_bytes,
+        s = new_space(twin, name, domain, block_count, segment_bytes, quota_bytes,
                       device_for(twin, client, device));
     if (s < 0) {
         kvt_twin_refuse(twin, client, serial, KVMEM_E_LIMIT, KVI_OP_SPACE_OPEN);
@@ -541,11 +550,11 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
 }
 
 void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
-                   uint32_t name, uint32_t block_count, uint64_t segment_bytes,
+                   uint32_t name, uint32_t domain, uint32_t block_count, uint64_t segment_bytes,
                    uint64_t quota_bytes, uint32_t device)
 {
     kvt_twin_arrived(twin, client, acknowledged);
-    open_space(twin, client, serial, name, block_count, segment_bytes, quota_bytes, device);
+    open_space(twin, client, serial, name, domain, block_count, segment_bytes, quota_bytes, device);
     kvt_twin_carried_out(twin, client);
 }
 

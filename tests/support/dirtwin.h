@@ -60,7 +60,7 @@ struct kvt_twin_space {
     uint32_t generation;
     uint32_t name;
     uint32_t block_count; /* of a segment */
-    uint32_t device;
+    uint32_t device, domain;
     uint64_t segment_bytes;
     uint64_t quota_bytes;
     uint32_t slot_generation[KVT_TWIN_SEGMENTS];
@@ -130,6 +130,7 @@ struct kvt_twin {
     struct {
         uint64_t listed, cut, dropped, renamed;
     } fences;           /* how often it came to that */
+    uint64_t moved;     /* segments */
     uint64_t on_second; /* spaces opened on the second device */
 };
 
@@ -147,7 +148,7 @@ uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin, uint32_t device);
  * space_open.flags, 1 + its index, 0 for any. */
 uint32_t kvt_twin_join(struct kvt_twin *twin, uint32_t version);
 void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
-                   uint32_t name, uint32_t block_count, uint64_t segment_bytes,
+                   uint32_t name, uint32_t domain, uint32_t block_count, uint64_t segment_bytes,
                    uint64_t quota_bytes, uint32_t device);
 void kvt_twin_close(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
                     uint32_t space_id);

@@ -191,7 +191,9 @@ static uint32_t free_number(const struct kvt_twin *twin)
     return number;
 }
 
-static void create(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number)
+/* A segment of the space, in the lowest free slot. */
+static void place(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number,
+                  enum kvi_segment_state state)
 {
     struct kvt_twin_space *s = &twin->spaces[space];
     struct kvt_twin_segment *segment = &twin->segments[number];
@@ -204,12 +206,39 @@ static void create(struct kvt_twin *twin, uint32_t client, uint32_t space, uint3
                         twin->segments[i].space == space && twin->segments[i].slot == slot;
     }
     memset(segment, 0, sizeof(*segment));
-    segment->state = KVI_SEGMENT_CREATING;
+    segment->state = state;
     segment->space = space;
     segment->slot = slot;
     segment->generation = ++s->slot_generation[slot];
     segment->owner = (int)client;
     request_of(twin, client, space)->granted += s->block_count;
+}
+
+static void create(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number)
+{
+    place(twin, client, space, number, KVI_SEGMENT_CREATING);
+}
+
+static void move(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number)
+{
+    uint32_t from = twin->segments[number].space;
+
+    kvt_twin_empty(twin, number);
+    place(twin, client, space, number, KVI_SEGMENT_OWNED);
+    kvt_twin_settle(twin, from);
+    grant_segment(twin, client, space, number, 0);
+    for (uint32_t b = 0; b < twin->spaces[space].block_count; b++)
+        grant_block(twin, number, b);
+    twin->moved++;
+}
+
+/* The same size and domain: the memory need not be released. */
+static int may_move(const struct kvt_twin *twin, uint32_t number, uint32_t space)
+{
+    const struct kvt_twin_space *from = &twin->spaces[twin->segments[number].space];
+
+    return from->segment_bytes == twin->spaces[space].segment_bytes &&
+           from->domain == twin->spaces[space].domain;
 }
 
 static enum outcome create_free(struct kvt_twin *twin, uint32_t client, uint32_t space)
@@ -339,6 +368,10 @@ static enum outcome plan(struct kvt_twin *twin, uint32_t client, uint32_t space)
 
             if (!has_fd_room(twin, client))
                 return HELD;
+            if (chosen_count == 1 && may_move(twin, chosen[0], space)) {
+                move(twin, client, space, chosen[0]);
+                continue;
+            }
             for (uint32_t i = 0; i < chosen_count; i++) {
                 uint32_t victims = twin->segments[chosen[i]].space;
 

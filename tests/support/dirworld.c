@@ -456,7 +456,8 @@ uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
 uint32_t kvt_open_with(struct kvt_world *world, uint32_t client, const char *name,
                        enum kvt_geometry geometry, uint64_t quota_bytes, uint32_t flags)
 {
-    const struct kvi_rec_group group = {.layer_count = geometry == KVT_SMALL ? 8 : 12,
+    static const uint32_t layer_counts[] = {8, 12, 4};
+    const struct kvi_rec_group group = {.layer_count = layer_counts[geometry],
                                         .kv_head_count = 1,
                                         .head_dim_k = 8,
                                         .head_dim_v = 8,
