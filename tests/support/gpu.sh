@@ -8,7 +8,7 @@
 #   KVMEM_CASE=word                         only such cases in each program
 #   KVMEM_CUDA_DEVICE=1                     on that GPU; 0 is usual
 #
-# $KVMEM_BUILD_DIR: build/release here. lib/external in it, if there, holds libraries that this
+# Exit status 77 without a GPU. $KVMEM_BUILD_DIR: build/release here. lib/external in it, if there, holds libraries that this
 # machine lacks (make gpu-kit).
 cd "$(dirname "$0")/../.." || exit 1
 export KVMEM_BUILD_DIR=${KVMEM_BUILD_DIR:-$PWD/build/release}
@@ -22,11 +22,16 @@ if [ "$1" = --memcheck ]; then
 fi
 word=$1
 
-programs=("$KVMEM_BUILD_DIR"/tests/gpu/*)
-if [ ! -x "${programs[0]}" ]; then
-    echo "nothing is built in $KVMEM_BUILD_DIR/tests/gpu: make gpu-programs, where nvcc is" >&2
-    exit 1
-fi
+programs=()
+for source in tests/gpu/*.c; do
+    program=$KVMEM_BUILD_DIR/tests/gpu/$(basename "$source" .c)
+    if [ ! -x "$program" ]; then
+        echo "$program is not built: make gpu-programs, where nvcc is" >&2
+        exit 1
+    fi
+    programs+=("$program")
+done
+"$KVMEM_BUILD_DIR/tests/gpu/protect" --probe || exit
 
 # Cases of each program that are meant to be clean under memcheck. Those that are left out write
 # where they may not on purpose, or take all of the device.

@@ -162,6 +162,8 @@ int kvt_cases_main(int argc, char **argv, const struct kvt_case *cases,
                    const struct kvt_role *roles)
 {
     kvt_gpu_begin(argc, argv, roles);
+    if (argc == 2 && strcmp(argv[1], "--probe") == 0)
+        return 0;
     if (argc > 2 && strcmp(argv[1], "--case") == 0)
         return run_one(cases, argv[2]);
     return run_all(cases);
