@@ -18,6 +18,17 @@ PROGRAMS += $(BENCHES)
 $(foreach b,$(BENCHES),$(eval SRC_$b := $b.c))
 $(foreach b,$(BENCHES),$(eval LIBS_$b := kvb kvmem kvmem-attention nettle))
 
+# Benchmarks on a GPU, in the order of their rows; not run by `make bench`.
+BENCHES_GPU := $(addprefix bench/gpu/,attach grow step_256 fork_tail_256 block_copy region_append \
+                 shared_prefix move_memory kill_reuse)
+ifneq ($(NVCC),)
+PROGRAMS += $(BENCHES_GPU)
+$(foreach b,$(BENCHES_GPU),$(eval SRC_$b := $b.c))
+$(foreach b,$(BENCHES_GPU),$(eval LIBS_$b := kvbgpu kvb kvtgpu kvt kvmem nettle))
+SRC_kvbgpu := bench/gpu/common.c
+ARCHIVES   += kvbgpu
+endif
+
 # Benchmarks of whole programs are scripts, run after the others.
 BENCH_SCRIPTS := $(wildcard bench/bench_*.sh bench/bench_*.py)
 

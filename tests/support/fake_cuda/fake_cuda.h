@@ -25,6 +25,12 @@
 
 #define FAKE_CUDA_CONTROL "fake_cuda_control"
 
+/* A test's own kernel, behind what the stream holds: asked again and again, under the driver's
+ * lock, until it says true. `data` is freed then. */
+#define FAKE_CUDA_LAUNCH "fake_cuda_launch"
+typedef bool (*fake_cuda_kernel)(void *data);
+typedef void fake_cuda_launch_function(void *stream, fake_cuda_kernel kernel, void *data);
+
 struct fake_cuda_control {
     /* What it is. To be set before it is opened by the library under test. */
     int version;

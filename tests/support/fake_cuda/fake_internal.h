@@ -61,6 +61,7 @@ int fake_stream_create(kvi_cu_stream *out, unsigned flags);
 int fake_stream_destroy(kvi_cu_stream stream);
 int fake_stream_query(kvi_cu_stream stream);
 
+FAKE_EXPORT fake_cuda_launch_function fake_cuda_launch;
 FAKE_EXPORT int cuDriverGetVersion(int *out_version);
 FAKE_EXPORT int cuGetProcAddress_v2(const char *name, void **out, int version, uint64_t flags,
                                     int *out_status);

@@ -17,6 +17,7 @@ enum fake_kind {
     FAKE_COPY,
     FAKE_FILL,
     FAKE_KERNEL,
+    FAKE_TEST_KERNEL,
     FAKE_WRITE,
     FAKE_WAIT,
 };
@@ -25,9 +26,10 @@ struct fake_operation {
     struct fake_operation *next;
     kvi_cu_stream stream;
     enum fake_kind kind;
-    void *to;         /* or the counter */
-    const void *from; /* or the kernel */
-    void *staged;     /* a copy of host memory as it was, `from` points to it; or parameters */
+    void *to;             /* or the counter */
+    const void *from;     /* or the kernel */
+    fake_cuda_kernel run; /* or the test's */
+    void *staged;         /* a copy of host memory as it was, `from` points to it; or parameters */
     size_t bytes;
     size_t pattern; /* bytes of the value that a fill repeats */
     uint64_t value;
@@ -68,6 +70,7 @@ static bool operation_run(const struct fake_operation *one)
     case FAKE_COPY: memcpy(one->to, one->from, one->bytes); return true;
     case FAKE_FILL: fill(one->to, one->bytes, one->pattern, one->value); return true;
     case FAKE_KERNEL: fake_kernel_run(one->from, one->staged); return true;
+    case FAKE_TEST_KERNEL: return one->run(one->staged);
     case FAKE_WRITE: __atomic_store_n(counter, one->value, __ATOMIC_RELEASE); return true;
     case FAKE_WAIT: return (int64_t)(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - one->value) >= 0;
     }
@@ -130,6 +133,17 @@ void fake_kernel_add(kvi_cu_stream stream, const void *function, void *parameter
         .stream = stream, .kind = FAKE_KERNEL, .from = function, .staged = parameters};
 
     queue_add(&one);
+}
+
+void fake_cuda_launch(void *stream, fake_cuda_kernel kernel, void *data)
+{
+    struct fake_operation one = {
+        .stream = stream, .kind = FAKE_TEST_KERNEL, .run = kernel, .staged = data};
+
+    if (fake_enter(FAKE_CUDA_LAUNCH) != 0)
+        abort();
+    queue_add(&one);
+    fake_leave();
 }
 
 /* ---- copies ---- */
