@@ -19,14 +19,17 @@ struct kvmem_client_stats {
     uint64_t dispatches;
     uint64_t segments_imported;
     uint64_t pressure_requests;
+    uint64_t helper_jobs;         /* mappings made, changed or taken out by the helper thread */
+    uint64_t driver_calls_inline; /* and by the calling thread */
 };
 
 struct kvmem_space_stats {
     uint32_t size; /* sizeof(struct kvmem_space_stats), set by the caller */
     uint32_t live_seqs;
     uint64_t free_blocks;
-    uint64_t private_blocks; /* in sequences, not entries */
+    uint64_t private_blocks; /* in sequences or cooling, not entries */
     uint64_t leased_blocks;  /* entries that this client holds */
+    uint64_t cooling_blocks; /* references given up with a fence that has not passed yet */
     uint64_t owned_segments;
     uint64_t mapped_segments; /* owned ones included */
     uint64_t appended_tokens; /* since the space was opened */

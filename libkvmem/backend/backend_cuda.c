@@ -20,7 +20,7 @@
  * accounted where they were created.
  *
  * Figures (H200, driver 580): create 8–31 µs, map 2, set_access 22–37, unmap 15–21, export
- * 54–118, import 47–68 plus some 25 to measure it; the size hardly matters from 2 to 64 MiB.
+ * 54–118, import 47–68; the size hardly matters from 2 to 64 MiB.
  * Calls of several processes queue up behind each other in the driver.
  *
  * Not here: kernels; fabric handles; memory pools; managed memory; which memory is worth having.
@@ -294,6 +294,7 @@ static void cuda_destroy(struct kvi_backend *b)
     kvi_backend_cuda_space_fini(cuda);
     kvi_backend_cuda_segments_fini(cuda);
     kvi_backend_cuda_pins_fini(cuda);
+    kvi_backend_cuda_allocations_fini(cuda);
     if (entered)
         kvi_backend_cuda_leave(cuda);
     (void)cuda->driver->context_release(cuda->device);
@@ -321,6 +322,10 @@ static const struct kvi_backend_ops cuda_ops = {
     .copy = kvi_backend_cuda_copy,
     .copy_in = kvi_backend_cuda_copy_in,
     .copy_out = kvi_backend_cuda_copy_out,
+    .blocks = kvi_backend_cuda_blocks,
+    .cells = kvi_backend_cuda_cells,
+    .device_alloc = kvi_backend_cuda_device_alloc,
+    .device_free = kvi_backend_cuda_device_free,
     .host_pin = kvi_backend_cuda_host_pin,
     .host_unpin = kvi_backend_cuda_host_unpin,
     .fence_signal = kvi_backend_cuda_fence_signal,
@@ -362,7 +367,7 @@ static int cuda_init(struct kvi_backend_cuda *cuda)
         rc = kvi_error_sys(KVMEM_E_SYSTEM, error, "CUDA backend: pthread_mutex_init");
         goto fail_lock;
     }
-    rc = kvi_book_init(&cuda->book, cuda->alloc);
+    rc = kvi_book_init(&cuda->book, cuda->alloc, cuda->base.info.granule_bytes);
     if (rc < 0)
         goto fail_pin_lock;
     return 0;
@@ -456,9 +461,6 @@ int kvi_backend_cuda_check(struct kvi_backend *b)
     cuda = kvi_backend_cuda_of(b);
     pthread_mutex_lock(&cuda->lock);
     rc = kvi_book_check(&cuda->book, b->info.granule_bytes, b->info.device_bytes);
-    if (rc == 0 && cuda->scratch_mapped_bytes > cuda->scratch_bytes)
-        rc = kvi_error_set(KVMEM_E_CORRUPT, "CUDA backend: scratch of %" PRIu64 ", mapped %" PRIu64,
-                           cuda->scratch_bytes, cuda->scratch_mapped_bytes);
     pthread_mutex_unlock(&cuda->lock);
     return rc;
 }

@@ -105,12 +105,13 @@ static int is_taken(const struct kvi_dir *dir, uint32_t session_serial)
     return 0;
 }
 
-/* The next serial that no timeline of a connected client is named after; never 0. */
+/* The next serial that no timeline of a connected client is named after. Timelines 0 to 63 are
+ * nobody's: a client calls its joint fences so (client/fence.h). */
 static uint32_t next_session(struct kvi_dir *dir)
 {
     do
         dir->session_serial++;
-    while (dir->session_serial == 0 || is_taken(dir, dir->session_serial));
+    while (dir->session_serial % SESSIONS_APART == 0 || is_taken(dir, dir->session_serial));
     return dir->session_serial;
 }
 
