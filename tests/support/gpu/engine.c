@@ -28,7 +28,9 @@ int kvt_gpu_must(int result, const char *what)
 
 uint32_t kvt_gpu_rounds(uint32_t count)
 {
-    return kvt_gpu_is_fake() ? (count + 9) / 10 : count;
+    uint32_t share = kvt_count_from_env("KVMEM_ROUNDS_SHARE", kvt_gpu_is_fake() ? 10 : 1, 1);
+
+    return (count + share - 1) / share;
 }
 
 static uint32_t layers_of(const struct kvt_gpu_engine_options *options)
