@@ -44,13 +44,9 @@ struct kvt_gpu_engine_options {
     uint32_t low_water_blocks;
     uint32_t refill_blocks;
     uint32_t seq_limit;
-    bool has_no_stream;
 };
 
-/* Connect, open the space, make a stream. A code of kvmem/error.h; then nothing is open. */
-int kvt_gpu_engine_try_open(struct kvt_gpu_engine *engine,
-                            const struct kvt_gpu_engine_options *options);
-/* The same, or death. */
+/* Connect, open the space, make a stream; or death. */
 void kvt_gpu_engine_open(struct kvt_gpu_engine *engine,
                          const struct kvt_gpu_engine_options *options);
 void kvt_gpu_engine_close(struct kvt_gpu_engine *engine);
