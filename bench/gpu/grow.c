@@ -13,7 +13,7 @@
 #define GROW_EVERY   20u
 #define STEP_US      1000.0
 #define ROUNDS       30u
-#define SEGMENT      32u /* blocks of 2 MiB */
+#define SEGMENT      (UINT64_C(64) << 20)
 #define GROW_TIMEOUT KVT_MS(1000)
 
 struct run {
@@ -33,7 +33,7 @@ static uint64_t free_blocks(const struct run *run)
 
 static double grow_us(struct run *run)
 {
-    uint64_t ask = free_blocks(run) + SEGMENT, start = kvb_now_ns();
+    uint64_t ask = free_blocks(run) + run->engine.geometry.blocks_per_segment, start = kvb_now_ns();
 
     kvt_gpu_must(kvmem_space_reserve(run->engine.space, ask, GROW_TIMEOUT), "space_reserve");
     return (double)(kvb_now_ns() - start) / 1e3;
@@ -113,8 +113,8 @@ int main(int argc, char **argv)
     kvt_gpu_daemon_start(&daemon, NULL, "32GiB", NULL);
     options.socket_path = daemon.socket_path;
     kvt_gpu_engine_open(&run.engine, &options);
-    if (run.engine.geometry.blocks_per_segment != SEGMENT)
-        kvt_die("segments of %u blocks", run.engine.geometry.blocks_per_segment);
+    if (run.engine.geometry.segment_bytes != SEGMENT && !kvt_gpu_is_fake())
+        kvt_die("segments of %llu bytes", (unsigned long long)run.engine.geometry.segment_bytes);
     for (uint32_t i = 0; i <= STEPS; i++)
         run.events[i] = kvt_gpu_event_new();
     verify(&run);

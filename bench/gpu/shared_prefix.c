@@ -13,6 +13,7 @@
 #define BLOCKS 2048u
 #define PREFIX 1u
 #define GIB    (double)(1u << 30)
+#define GIBS   4.0
 
 static struct kvt_gpu_engine_options options_of(char **arguments, const char *name)
 {
@@ -108,6 +109,8 @@ int main(int argc, char **argv)
     used = (double)(before - kvt_gpu_free_bytes()) / GIB;
     meant =
         (double)((BLOCKS * first.geometry.block_bytes) + 2 * first.geometry.segment_bytes) / GIB;
+    if (used < GIBS && !kvt_gpu_is_fake())
+        kvt_die("the driver counts %.3f GiB for a prefix of %.0f", used, GIBS);
     kvt_role_end(&second);
     kvt_gpu_seq_free(&first, seq, kvmem_fence_none());
     kvt_gpu_seq_free(&first, put, kvmem_fence_none());

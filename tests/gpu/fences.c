@@ -446,6 +446,7 @@ static void case_freed_behind_a_stream(void)
     struct kvt_gpu_engine_options options = {
         .name = "reuse", .low_water_blocks = 1, .refill_blocks = FREE_BLOCKS};
     struct reuse reuse = {.scene = &scene, .round = 1};
+    struct kvmem_fence first;
     uint64_t random;
 
     options.seed = scene.seed = random = kvt_seed("freed_behind_a_stream");
@@ -456,6 +457,9 @@ static void case_freed_behind_a_stream(void)
     scene.gate = kvt_gpu_host_alloc(PAGE_BYTES);
     reuse.writer = kvt_gpu_stream_new();
     kvt_gpu_must(kvt_gpu_reserve(&scene.consumer, FREE_BLOCKS, KVT_ANSWER_LIMIT), "space_reserve");
+    /* The first fence maps and pins the timeline, which the driver may do behind the gate. */
+    kvt_gpu_must(kvmem_fence_record(scene.consumer.space, scene.consumer.stream, &first),
+                 "fence_record");
     KVT_REQUIRE(free_blocks(&scene.consumer) == FREE_BLOCKS, "%" PRIu64 " blocks are free",
                 free_blocks(&scene.consumer));
     for (; reuse.round <= kvt_gpu_rounds(GATED_FREES); reuse.round++)

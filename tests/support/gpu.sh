@@ -3,8 +3,8 @@
 # the build folder may have come from another machine.
 #
 #   tests/support/gpu.sh [WORD]             those whose path contains it
-#   tests/support/gpu.sh --memcheck [WORD]  cases without faults on purpose, few kills and no timing,
-#                                           under compute-sanitizer's memcheck
+#   tests/support/gpu.sh --memcheck [WORD]  cases without faults on purpose, with a twentieth of the
+#                                           rounds, under compute-sanitizer's memcheck
 #   KVMEM_CASE=word                         only such cases in each program
 #   KVMEM_CUDA_DEVICE=1                     on that GPU; 0 is usual
 #
@@ -45,6 +45,7 @@ if [ -n "$memcheck" ]; then
         echo "compute-sanitizer is not on the PATH"
         exit 77
     fi
+    export KVMEM_ROUNDS_SHARE=${KVMEM_ROUNDS_SHARE:-20} KVMEM_SLOWDOWN=${KVMEM_SLOWDOWN:-4}
     failed=0
     for one in $clean; do
         case $one in *"$word"*) ;; *) continue ;; esac

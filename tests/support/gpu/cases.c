@@ -77,7 +77,8 @@ static pid_t start(const struct kvt_case *one)
 /* Its status as waitpid gives it; it is killed at its limit. */
 static int finish(pid_t pid, const struct kvt_case *one)
 {
-    uint64_t limit_s = (uint64_t)(one->limit_s ? one->limit_s : USUAL_LIMIT_S) * KVT_SLOWDOWN;
+    uint64_t limit_s = (uint64_t)(one->limit_s ? one->limit_s : USUAL_LIMIT_S) * KVT_SLOWDOWN *
+                       kvt_count_from_env("KVMEM_SLOWDOWN", 1, 1);
     uint64_t end_ns = kvt_now_ns() + limit_s * 1000000000u;
     int status = 0;
     pid_t got;

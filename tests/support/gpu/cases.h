@@ -6,6 +6,7 @@
  *
  *   program                      all cases, a line each; 77 without a GPU
  *   KVMEM_CASE=word program      those whose name contains it
+ *   KVMEM_SLOWDOWN=n program     with time limits n times as long
  *   program --probe              is there a GPU? 0, or 77 and why not
  *   program --case NAME          one, here
  *   program --role NAME ARGS     another process of a case: told and heard as spawn.h says

@@ -28,7 +28,9 @@ int kvt_gpu_must(int result, const char *what)
 
 uint32_t kvt_gpu_rounds(uint32_t count)
 {
-    return kvt_gpu_is_fake() ? (count + 9) / 10 : count;
+    uint32_t share = kvt_count_from_env("KVMEM_ROUNDS_SHARE", kvt_gpu_is_fake() ? 10 : 1, 1);
+
+    return (count + share - 1) / share;
 }
 
 static uint32_t layers_of(const struct kvt_gpu_engine_options *options)
@@ -77,8 +79,8 @@ static void describe(struct kvt_gpu_engine *engine, uint32_t layout)
                                      (enum kvmem_layout)layout);
 }
 
-int kvt_gpu_engine_try_open(struct kvt_gpu_engine *engine,
-                            const struct kvt_gpu_engine_options *options)
+void kvt_gpu_engine_open(struct kvt_gpu_engine *engine,
+                         const struct kvt_gpu_engine_options *options)
 {
     struct kvmem_connect_options connect = {.size = sizeof(connect),
                                             .socket_path = options->socket_path,
@@ -86,40 +88,21 @@ int kvt_gpu_engine_try_open(struct kvt_gpu_engine *engine,
                                             .flags = options->client_flags,
                                             .timeout_ns = KVT_ANSWER_LIMIT};
     struct kvmem_space_options space = space_options(options);
-    int rc;
 
     memset(engine, 0, sizeof(*engine));
     engine->seed = options->seed;
-    rc = kvmem_client_connect(&connect, &engine->client);
-    if (rc < 0)
-        return rc;
-    rc = kvmem_space_open(engine->client, &space, &engine->space);
-    if (rc < 0) {
-        struct kvmem_error_detail detail = *kvmem_error_detail();
-
-        printf("  space_open: %s: %s\n", kvmem_error_name(rc), detail.text);
-        kvmem_client_close(engine->client);
-        return rc;
-    }
+    kvt_gpu_must(kvmem_client_connect(&connect, &engine->client), "client_connect");
+    kvt_gpu_must(kvmem_space_open(engine->client, &space, &engine->space), "space_open");
     describe(engine, space.layout);
-    engine->stream = options->has_no_stream ? NULL : kvt_gpu_stream_new();
-    return 0;
-}
-
-void kvt_gpu_engine_open(struct kvt_gpu_engine *engine,
-                         const struct kvt_gpu_engine_options *options)
-{
-    kvt_gpu_must(kvt_gpu_engine_try_open(engine, options), "opening an engine");
+    engine->stream = kvt_gpu_stream_new();
 }
 
 void kvt_gpu_engine_close(struct kvt_gpu_engine *engine)
 {
-    if (engine->stream)
-        kvt_gpu_sync(engine->stream);
+    kvt_gpu_sync(engine->stream);
     kvt_gpu_must(kvmem_client_check(engine->client), "client_check");
     kvmem_client_close(engine->client);
-    if (engine->stream)
-        kvt_gpu_stream_drop(engine->stream);
+    kvt_gpu_stream_drop(engine->stream);
     engine->client = NULL;
 }
 

@@ -44,13 +44,9 @@ struct kvt_gpu_engine_options {
     uint32_t low_water_blocks;
     uint32_t refill_blocks;
     uint32_t seq_limit;
-    bool has_no_stream;
 };
 
-/* Connect, open the space, make a stream. A code of kvmem/error.h; then nothing is open. */
-int kvt_gpu_engine_try_open(struct kvt_gpu_engine *engine,
-                            const struct kvt_gpu_engine_options *options);
-/* The same, or death. */
+/* Connect, open the space, make a stream; or death. */
 void kvt_gpu_engine_open(struct kvt_gpu_engine *engine,
                          const struct kvt_gpu_engine_options *options);
 void kvt_gpu_engine_close(struct kvt_gpu_engine *engine);
@@ -61,8 +57,9 @@ void kvt_gpu_warm_up(struct kvt_gpu_engine *engine);
 /* The API's codes, or death with what, code and detail. */
 int kvt_gpu_must(int result, const char *what);
 
-/* Rounds of a test: a tenth of `count` on the fake GPU, one at least. There blocks have an eighth
- * of the layers and pools an eighth of the bytes, so that they hold as many. */
+/* Rounds of a test: `count` over $KVMEM_ROUNDS_SHARE (1; on the fake GPU 10), one at least. There
+ * blocks have an eighth of the layers and pools an eighth of the bytes, so that they hold as
+ * many. */
 uint32_t kvt_gpu_rounds(uint32_t count);
 
 /* A kvmemd on the GPU of the test, or on several ("cuda:0,cuda:1"; NULL: the test's), with

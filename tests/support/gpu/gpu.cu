@@ -73,16 +73,6 @@ bool kvt_gpu_is_fake(void)
     return false;
 }
 
-void kvt_gpu_name(char *name, size_t name_bytes)
-{
-    struct cudaDeviceProp properties;
-    int device = 0;
-
-    KVT_CUDA(cudaGetDevice(&device));
-    KVT_CUDA(cudaGetDeviceProperties(&properties, device));
-    snprintf(name, name_bytes, "%s", properties.name);
-}
-
 uint64_t kvt_gpu_free_bytes(void)
 {
     size_t free_bytes = 0, total_bytes = 0;
@@ -168,11 +158,6 @@ int kvt_gpu_try_sync(void *stream)
     return (int)cudaStreamSynchronize(stream_of(stream));
 }
 
-int kvt_gpu_try_sync_device(void)
-{
-    return (int)cudaDeviceSynchronize();
-}
-
 void kvt_gpu_sync(void *stream)
 {
     KVT_CUDA(cudaStreamSynchronize(stream_of(stream)));
@@ -221,16 +206,6 @@ void kvt_gpu_event_record(void *event, void *stream)
 void kvt_gpu_event_sync(void *event)
 {
     KVT_CUDA(cudaEventSynchronize((cudaEvent_t)event));
-}
-
-bool kvt_gpu_event_is_done(void *event)
-{
-    cudaError_t result = cudaEventQuery((cudaEvent_t)event);
-
-    if (result == cudaErrorNotReady)
-        return false;
-    KVT_CUDA(result);
-    return true;
 }
 
 double kvt_gpu_event_us(void *from, void *to)

@@ -34,7 +34,6 @@ int kvt_gpu_current(void);
 bool kvt_gpu_is_fake(void);
 /* $KVMEM_CUDA_DEVICE, else 0. */
 int kvt_gpu_ordinal(void);
-void kvt_gpu_name(char *name, size_t name_bytes);
 uint64_t kvt_gpu_free_bytes(void); /* as the driver counts */
 uint64_t kvt_gpu_total_bytes(void);
 const char *kvt_gpu_result_name(int result);
@@ -56,7 +55,6 @@ void *kvt_gpu_stream_new(void); /* does not wait for the default stream */
 void kvt_gpu_stream_drop(void *stream);
 /* Wait; CUDA's result. */
 int kvt_gpu_try_sync(void *stream);
-int kvt_gpu_try_sync_device(void);
 void kvt_gpu_sync(void *stream);
 /* Nothing is under way on the stream. */
 bool kvt_gpu_is_done(void *stream);
@@ -67,7 +65,6 @@ void *kvt_gpu_event_new(void);
 void kvt_gpu_event_drop(void *event);
 void kvt_gpu_event_record(void *event, void *stream);
 void kvt_gpu_event_sync(void *event);
-bool kvt_gpu_event_is_done(void *event);
 double kvt_gpu_event_us(void *from, void *to); /* both done */
 
 /* Any direction, ordered on the stream. */

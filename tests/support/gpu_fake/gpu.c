@@ -213,11 +213,6 @@ int kvt_gpu_current(void)
     return current_device;
 }
 
-void kvt_gpu_name(char *name, size_t name_bytes)
-{
-    snprintf(name, name_bytes, "fake");
-}
-
 uint64_t kvt_gpu_free_bytes(void)
 {
     return kvt_gpu_total_bytes();
@@ -325,12 +320,6 @@ int kvt_gpu_try_sync(void *stream)
     return 0;
 }
 
-int kvt_gpu_try_sync_device(void)
-{
-    kvt_gpu_sync(NULL);
-    return 0;
-}
-
 /* ---- events ---- */
 
 struct event {
@@ -361,14 +350,9 @@ void kvt_gpu_event_record(void *event, void *stream)
     kvt_fake_gpu_launch(stream, event_run, &event, sizeof(event));
 }
 
-bool kvt_gpu_event_is_done(void *event)
-{
-    return __atomic_load_n(&((struct event *)event)->recorded_ns, __ATOMIC_ACQUIRE) != 0;
-}
-
 void kvt_gpu_event_sync(void *event)
 {
-    while (!kvt_gpu_event_is_done(event))
+    while (!__atomic_load_n(&((struct event *)event)->recorded_ns, __ATOMIC_ACQUIRE))
         kvt_sleep_ns(DRAIN_NS);
 }
 
