@@ -58,6 +58,7 @@ KV_LDFLAGS := $(filter -fsanitize=%,$(FLAGS_$(MODE))) -pthread -Wl,--as-needed
 INCLUDE := -Iinclude -Ilibkvmem
 $(B)/obj/attention/%.o: INCLUDE := -Iinclude
 $(B)/obj/bench/%.o:     INCLUDE += -Ibench
+$(B)/obj/bench/gpu/%.o: INCLUDE += -Itests
 $(B)/obj/tests/%.o:     INCLUDE += -Itests -Idaemon -Ibench
 $(B)/obj/libkvmem/%.o $(B)/obj/attention/%.o: PIC := -fPIC -fvisibility=hidden
 
@@ -82,6 +83,11 @@ NVCC := $(shell command -v nvcc 2>/dev/null)
 endif
 NVCCFLAGS := -std=c++17 -O2 -g -Xcompiler -fPIC,-fvisibility=hidden \
              -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a
+ifeq ($(WERROR),1)
+NVCCFLAGS += -Werror all-warnings
+endif
+FATBINFLAGS := -std=c++17 -O3 -gencode arch=compute_80,code=sm_80 \
+               -gencode arch=compute_90,code=sm_90 -gencode arch=compute_80,code=compute_80
 CUDA_LIBS = $(if $(NVCC),-L$(dir $(realpath $(NVCC)))../lib64 -lcudart_static -lstdc++ -ldl -lrt)
 cuda_sources = $(if $(NVCC),$(wildcard $1))
 
@@ -118,6 +124,12 @@ $(B)/obj/%.c.o: %.c $(B)/flags | check-deps
 $(B)/obj/%.cu.o: %.cu $(B)/flags
 	$(call say,NVCC)mkdir -p $(@D) && $(NVCC) $(NVCCFLAGS) $(INCLUDE) -MMD -MP -MF $(@:.o=.d) \
 	  -c -o $@ $<
+
+# Kernels that are loaded by the driver API: no host code, no runtime.
+$(B)/obj/%.fatbin: %.cu $(B)/flags
+	$(call say,NVCC)mkdir -p $(@D) && $(NVCC) $(FATBINFLAGS) $(INCLUDE) -MMD -MP -MF $@.d \
+	  -fatbin -o $@ $<
+-include $(wildcard $(B)/obj/libkvmem/backend/*.fatbin.d)
 
 # ar q, not r: members of the same name from two folders are both kept.
 define archive_rule
@@ -159,7 +171,7 @@ $(foreach p,$(PROGRAMS),$(eval $(call program_rule,$p)))
 
 # Other flags, other objects; another list of sources, another library (a removed file must not
 # live on in it). These files are rewritten only when what they hold changes.
-$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE)
+$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE) $(NVCC)
 $(B)/flags $(patsubst %,$(B)/obj/%.list,$(ARCHIVES)): FORCE
 	@mkdir -p $(@D); echo '$(NOW)' | cmp -s - $@ || echo '$(NOW)' > $@
 FORCE:
@@ -172,15 +184,18 @@ SUBMAKE         = +@$(MAKE) $(if $(filter --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
 LIBRARIES      := $(foreach s,$(SHARED),$(L)/lib$s.so) $(foreach s,$(SHARED),$(L)/lib$s.a)
 BINARIES       := $(addprefix $(B)/,$(filter bin/%,$(PROGRAMS)))
 TEST_PROGRAMS  := $(addprefix $(B)/,$(filter tests/%,$(PROGRAMS)))
-BENCH_PROGRAMS := $(addprefix $(B)/,$(filter bench/%,$(PROGRAMS)))
+BENCH_PROGRAMS := $(addprefix $(B)/,$(filter bench/%,$(filter-out bench/gpu/%,$(PROGRAMS))))
+GPU_TESTS      := $(addprefix $(B)/,$(filter tests/gpu/%,$(PROGRAMS)))
+GPU_BENCHES    := $(addprefix $(B)/,$(filter $(BENCHES_GPU),$(PROGRAMS)))
 
 .PHONY: all everything lib left-out demo test test-asan test-tsan bench record run-demo run-tests \
-        run-bench deps check-deps check-format check-headers check-symbols check-protocol format \
+        run-bench test-gpu bench-gpu record-gpu gpu-programs gpu-kit run-test-gpu run-bench-gpu \
+        run-record-gpu deps check-deps check-format check-headers check-symbols check-protocol format \
         docs install uninstall help clean FORCE
 
 all: lib $(BINARIES) left-out ## Build the libraries and programs (the default)
 
-everything: all $(TEST_PROGRAMS) $(BENCH_PROGRAMS) ## Build tests and benchmarks too
+everything: all $(TEST_PROGRAMS) $(BENCH_PROGRAMS) $(GPU_BENCHES) ## Build tests and benchmarks too
 
 lib: $(LIBRARIES) ## Build libkvmem and libkvmem-attention, shared and static
 
@@ -207,6 +222,15 @@ record: deps ## The same, also appended to bench/results/host.jsonl with date an
 	@mkdir -p bench/results
 	@$(MAKE) run-bench | python3 bench/record.py
 
+test-gpu: deps ## The tests that need a GPU, one at a time (they skip without one)
+	$(SUBMAKE) run-test-gpu
+
+bench-gpu: deps ## The benchmarks on a GPU, one JSON line a row
+	$(SUBMAKE) run-bench-gpu
+
+record-gpu: deps ## The same, also appended to bench/results/h200.jsonl with driver and clocks
+	$(SUBMAKE) run-record-gpu
+
 run-demo: all
 	@bash bench/demo.sh
 
@@ -221,6 +245,23 @@ run-tests: all $(TEST_PROGRAMS)
 run-bench: all $(BENCH_PROGRAMS)
 	@rc=0; for b in $(BENCH_PROGRAMS) $(BENCH_SCRIPTS); do \
 	  case $$b in *'$(T)'*) $$b || { echo "$$b failed" >&2; rc=1; };; esac; done; exit $$rc
+
+# The scripts run what is built, and work as well where nothing can be built: on a machine to which
+# $(B)/bin, $(B)/tests/gpu, $(B)/bench/gpu and this folder's scripts were taken.
+gpu-programs: $(BINARIES) $(GPU_TESTS) $(GPU_BENCHES) ## Build what test-gpu and bench-gpu run
+
+# Everything that must be taken to a machine with a GPU and without our libraries.
+gpu-kit: gpu-programs ## The same, and the external libraries beside them, to be run elsewhere
+	@bash tests/support/gpu_kit.sh $(L)/external $(BINARIES) $(GPU_TESTS) $(GPU_BENCHES)
+
+run-test-gpu: gpu-programs
+	@bash tests/support/gpu.sh $(T) || [ $$? -eq 77 ]
+
+run-bench-gpu: gpu-programs
+	@bash bench/gpu/run.sh $(T) || [ $$? -eq 77 ]
+
+run-record-gpu: gpu-programs
+	@bash bench/gpu/run.sh $(T) | python3 bench/record.py --gpu
 
 deps: ## Install what is missing (as root or with password-less sudo), or say how to
 	@bash tests/support/deps.sh install build test

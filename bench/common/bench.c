@@ -66,9 +66,9 @@ int kvb_report(struct kvb_row *row)
     else
         is_met = median <= row->limit;
     printf("{\"bench\":\"%s\",\"metric\":\"%s\",\"median\":%.6g,\"p99\":%.6g,\"peer\":\"%s\","
-           "\"peer_median\":%.6g,\"ratio\":%.4g,\"limit\":%.6g,\"met\":%s}\n",
+           "\"peer_median\":%.6g,\"ratio\":%.4g,\"limit\":%.6g,\"met\":%s,\"samples\":%zu}\n",
            row->bench, row->metric, median, p99, row->peer ? row->peer : "limit", peer, ratio,
-           row->limit, is_met ? "true" : "false");
+           row->limit, is_met ? "true" : "false", row->own.count);
     fflush(stdout);
     return !is_met;
 }

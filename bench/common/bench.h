@@ -4,7 +4,7 @@
  * in turn, and the JSON line that each row prints.
  *
  *   {"bench":"append","metric":"ns a token","median":3.1,"p99":3.4,"peer":"limit",
- *    "peer_median":5.0,"ratio":0.62,"limit":5.0,"met":true}
+ *    "peer_median":5.0,"ratio":0.62,"limit":5.0,"met":true,"samples":41}
  *
  * `peer` is what the row is compared with, measured in the same run, own and peer in turn;
  * where the goal is a number, the peer is "limit" and peer_median that number. `ratio` is

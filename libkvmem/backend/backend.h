@@ -15,6 +15,8 @@
  *   - a segment is mapped whole, at offset 0, or not at all; it may be mapped several times;
  *   - a mapping lies in one reservation and overlaps no other mapping;
  *   - unmap and set_access take a range that consists of whole, adjoining mappings;
+ *   - of several mappings of a segment the first one is unmapped last (driver 580: when the first
+ *     is gone and the access of another is changed, later maps of the handle fail with UNKNOWN);
  *   - only the process that created a segment exports it; an importer cannot pass it on;
  *   - a handle may be released while mapped: the mappings stay valid for their holder, and on
  *     a device with KVI_BACKEND_RECLAIMS_MAPPED the bytes go with the creator's release

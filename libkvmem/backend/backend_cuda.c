@@ -23,7 +23,7 @@
  * 54–118, import 47–68; the size hardly matters from 2 to 64 MiB.
  * Calls of several processes queue up behind each other in the driver.
  *
- * Not here: kernels; fabric handles; memory pools; managed memory; which memory is worth having.
+ * Not here: fabric handles; memory pools; managed memory; which memory is worth having.
  */
 #include "backend/backend_cuda.h"
 
@@ -295,6 +295,7 @@ static void cuda_destroy(struct kvi_backend *b)
     kvi_backend_cuda_segments_fini(cuda);
     kvi_backend_cuda_pins_fini(cuda);
     kvi_backend_cuda_allocations_fini(cuda);
+    kvi_backend_cuda_kernels_fini(cuda);
     if (entered)
         kvi_backend_cuda_leave(cuda);
     (void)cuda->driver->context_release(cuda->device);
@@ -439,9 +440,15 @@ int kvi_backend_cuda_create(const struct kvi_backend_cuda_options *options,
     rc = context_open(cuda);
     if (rc < 0)
         goto fail_init;
+    if (options->device_bytes == 0) /* an engine's: not at its first list, which is captured */
+        rc = kvi_backend_cuda_kernels_load(cuda);
+    if (rc < 0)
+        goto fail_context;
     *out = &cuda->base;
     return 0;
 
+fail_context:
+    (void)driver->context_release(cuda->device);
 fail_init:
     kvi_book_fini(&cuda->book);
     pthread_mutex_destroy(&cuda->pin_lock);

@@ -2,8 +2,8 @@
  *
  * The CUDA backend's lists of blocks and of cells, and memory outside the pool.
  *
- * Both lists are looked at whole, under one lock of the books, then enqueued by one driver call a
- * block or cell.
+ * A list is looked at whole, under one lock of the books, then launched as a kernel. Where there
+ * are no kernels (backend_cuda_kernels.c) it is one driver call a block or cell.
  */
 #include <inttypes.h>
 
@@ -15,10 +15,25 @@ static kvi_cu_stream stream_of(uint64_t stream)
     return (kvi_cu_stream)(uintptr_t)stream;
 }
 
+/* Kernels are looked for, and the context is entered. */
+static int list_begin(struct kvi_backend_cuda *cuda, const char *operation)
+{
+    int rc = 0;
+
+    if (kvi_backend_cuda_kernels_state(cuda) == KVI_KERNELS_NONE)
+        rc = kvi_backend_cuda_kernels_load(cuda);
+    return rc < 0 ? rc : kvi_backend_cuda_enter(cuda, operation);
+}
+
+static bool has_kernels(const struct kvi_backend_cuda *cuda)
+{
+    return kvi_backend_cuda_kernels_state(cuda) == KVI_KERNELS_READY;
+}
+
 /* ---- blocks ---- */
 
-static int blocks_enqueue(struct kvi_backend_cuda *cuda, const struct kvi_backend_blocks *list,
-                          kvi_cu_stream stream)
+static int blocks_by_copies(struct kvi_backend_cuda *cuda, const struct kvi_backend_blocks *list,
+                            kvi_cu_stream stream)
 {
     const struct kvi_cuda_driver *driver = cuda->driver;
     int result = 0;
@@ -45,18 +60,20 @@ int kvi_backend_cuda_blocks(struct kvi_backend *b, const struct kvi_backend_bloc
     int rc = kvi_book_blocks_check(&cuda->book, list);
 
     if (rc == 0)
-        rc = kvi_backend_cuda_enter(cuda, "blocks");
+        rc = list_begin(cuda, "blocks");
     if (rc < 0)
         return rc;
-    rc = blocks_enqueue(cuda, list, stream_of(stream));
+    rc = has_kernels(cuda) ? kvi_backend_cuda_kernels_blocks(cuda, list, stream_of(stream))
+                           : blocks_by_copies(cuda, list, stream_of(stream));
     kvi_backend_cuda_leave(cuda);
     return rc;
 }
 
 /* ---- cells ---- */
 
-static int cells_enqueue(struct kvi_backend_cuda *cuda, uint64_t base,
-                         const struct kvi_backend_cell *cells, uint32_t count, kvi_cu_stream stream)
+static int cells_by_fills(struct kvi_backend_cuda *cuda, uint64_t base,
+                          const struct kvi_backend_cell *cells, uint32_t count,
+                          kvi_cu_stream stream)
 {
     int result = 0;
 
@@ -79,10 +96,12 @@ int kvi_backend_cuda_cells(struct kvi_backend *b, uint64_t base,
         rc = kvi_book_span_check(&cuda->book, base, kvi_backend_cells_bytes(cells, count),
                                  KVI_ACCESS_RW, "cells");
     if (rc == 0)
-        rc = kvi_backend_cuda_enter(cuda, "cells");
+        rc = list_begin(cuda, "cells");
     if (rc < 0)
         return rc;
-    rc = cells_enqueue(cuda, base, cells, count, stream_of(stream));
+    rc = has_kernels(cuda)
+             ? kvi_backend_cuda_kernels_cells(cuda, base, pinned, count, stream_of(stream))
+             : cells_by_fills(cuda, base, cells, count, stream_of(stream));
     kvi_backend_cuda_leave(cuda);
     return rc;
 }

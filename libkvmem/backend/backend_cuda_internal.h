@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the parts of the CUDA backend share: backend_cuda.c (life), _segment.c, _space.c,
- * _copy.c (copies, fences), _blocks.c (blocks, cells, allocations) and _pin.c. Nobody else includes
- * it, but their test.
+ * _copy.c (copies, fences), _blocks.c (blocks, cells, allocations), _kernels.c and _pin.c. Nobody
+ * else includes it, but their test.
  *
  * Locks, in the order in which they are taken:
  *   lock          held across the driver calls of one segment or address space operation
@@ -29,6 +29,21 @@ struct kvi_backend_cuda_pin {
     struct kvi_backend_cuda_registration *registration;
 };
 
+enum kvi_backend_cuda_kernels_state {
+    KVI_KERNELS_NONE, /* not loaded yet */
+    KVI_KERNELS_READY,
+    KVI_KERNELS_ABSENT,
+};
+
+struct kvi_backend_cuda_kernels {
+    enum kvi_backend_cuda_kernels_state state; /* atomic; the rest is fixed when it is not NONE */
+    int sm_count;
+    kvi_cu_module module;
+    kvi_cu_function copy;
+    kvi_cu_function zero;
+    kvi_cu_function cells;
+};
+
 struct kvi_backend_cuda {
     struct kvi_backend base;
     const struct kvi_alloc *alloc;
@@ -39,6 +54,7 @@ struct kvi_backend_cuda {
     uint64_t total_bytes;                /* of the device */
 
     pthread_mutex_t lock; /* guards the fields below */
+    struct kvi_backend_cuda_kernels kernels;
     struct kvi_book book;
 
     pthread_mutex_t pin_lock; /* guards the fields below */
@@ -101,6 +117,20 @@ int kvi_backend_cuda_cells(struct kvi_backend *b, uint64_t base,
 int kvi_backend_cuda_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address);
 int kvi_backend_cuda_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes);
 void kvi_backend_cuda_allocations_fini(struct kvi_backend_cuda *cuda);
+
+/* Load what is not loaded. DEVICE_FULL, SYSTEM; to be tried again then. */
+int kvi_backend_cuda_kernels_load(struct kvi_backend_cuda *cuda);
+void kvi_backend_cuda_kernels_fini(struct kvi_backend_cuda *cuda);
+static inline enum kvi_backend_cuda_kernels_state kvi_backend_cuda_kernels_state(
+    const struct kvi_backend_cuda *cuda)
+{
+    return __atomic_load_n(&cuda->kernels.state, __ATOMIC_ACQUIRE);
+}
+/* Launch; only when READY, entered. `cells` is the device's address of them. SYSTEM. */
+int kvi_backend_cuda_kernels_blocks(struct kvi_backend_cuda *cuda,
+                                    const struct kvi_backend_blocks *list, kvi_cu_stream stream);
+int kvi_backend_cuda_kernels_cells(struct kvi_backend_cuda *cuda, uint64_t base,
+                                   kvi_cu_address cells, uint32_t count, kvi_cu_stream stream);
 
 int kvi_backend_cuda_host_pin(struct kvi_backend *b, void *memory, uint64_t bytes);
 int kvi_backend_cuda_host_unpin(struct kvi_backend *b, void *memory, uint64_t bytes);

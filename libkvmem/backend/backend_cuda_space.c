@@ -146,7 +146,7 @@ int kvi_backend_cuda_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t a
                          uint64_t bytes, enum kvi_access access)
 {
     struct kvi_backend_cuda *cuda = kvi_backend_cuda_of(b);
-    const struct kvi_book_segment *segment;
+    struct kvi_book_segment *segment;
     struct kvi_book_run place = {NULL, 0, 0};
     int rc = kvi_backend_cuda_lock(cuda, "map");
 
@@ -164,7 +164,7 @@ int kvi_backend_cuda_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t a
     if (rc == 0)
         rc = range_map(cuda, address, segment, access);
     if (rc == 0)
-        kvi_book_map_add(&cuda->book, &place, address, bytes, access);
+        kvi_book_map_add(&cuda->book, &place, segment, address, access);
     kvi_backend_cuda_unlock(cuda);
     return rc;
 }
@@ -266,7 +266,7 @@ int kvi_backend_cuda_unmap(struct kvi_backend *b, uint64_t address, uint64_t byt
 
     if (rc < 0)
         return rc;
-    rc = kvi_book_run_find(&cuda->book, address, bytes, "unmap", &run);
+    rc = kvi_book_unmap_find(&cuda->book, address, bytes, &run);
     if (rc == 0 && run.last - run.first > 1)
         rc = run_keep(cuda, &run);
     if (rc < 0)

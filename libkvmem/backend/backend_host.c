@@ -7,17 +7,13 @@
  *                FUTURE_WRITE: an adopter maps it read-write later, and that seal would bar it
  *                for ever. The seal leaves hole punching possible, which is how the creator's
  *                release returns the bytes whoever still has it mapped.
- *   handle       slot of a table, with a generation: a released one stays refused
  *   device       a number of bytes. Only segments created here count; pages come when touched.
- *
- *   handle id:   63       32 31        0
- *               | generation | slot + 1 |
  *
  * Ownership: the backend owns one fd a live handle; export gives a duplicate away, import takes
  * the caller's. Imported bytes are accounted where they were created.
  *
- * Threads: any; one mutex over the tables. The device's bytes are never touched under it, except
- * by the hole punch of a release.
+ * Threads: any; one mutex over the books (book.h). The device's bytes are never touched under it,
+ * except by the hole punch of a release.
  *
  * Not here: address space, copies (backend_host_map.c); hugetlb; NUMA placement.
  */
@@ -40,104 +36,15 @@
 #define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3; newer than Debian 12's glibc */
 #endif
 
-#define SEALS_WANTED   (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define SEALS_REFUSED  (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
-#define CAPACITY_FIRST 16
-#define SEGMENTS_MAX   ((size_t)UINT32_MAX - 1)
+#define SEALS_WANTED  (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define SEALS_REFUSED (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
 
 static const struct kvi_backend_ops host_ops;
-
-/* ---- helpers that backend_host_map.c shares ---- */
-
-int kvi_backend_host_grow(struct kvi_backend_host *host, void *array, size_t *capacity,
-                          size_t count, size_t element_bytes)
-{
-    size_t wanted = *capacity == 0 ? CAPACITY_FIRST : *capacity * 2;
-    void *from;
-    void *to = NULL;
-
-    if (count < *capacity)
-        return 0;
-    if (wanted <= SIZE_MAX / element_bytes)
-        to = kvi_allocate(host->alloc, wanted * element_bytes);
-    if (to == NULL)
-        return kvi_error_set(KVMEM_E_NO_MEMORY, "host backend: no memory for %zu table entries",
-                             wanted);
-    memcpy(&from, array, sizeof(from)); /* a pointer of a type not known here */
-    if (count > 0)
-        memcpy(to, from, count * element_bytes);
-    kvi_release(host->alloc, from, *capacity * element_bytes);
-    memcpy(array, &to, sizeof(to));
-    *capacity = wanted;
-    return 0;
-}
 
 int kvi_backend_host_failed(int errno_value, const char *what)
 {
     return kvi_error_sys(errno_value == ENOMEM ? KVMEM_E_NO_MEMORY : KVMEM_E_SYSTEM, errno_value,
                          "%s", what);
-}
-
-struct kvi_backend_segment *kvi_backend_host_segment(struct kvi_backend_host *host,
-                                                     struct kvi_phys phys, const char *operation)
-{
-    uint64_t index = (phys.id & UINT32_MAX) - 1; /* slot 0 wraps, and fails the comparison */
-
-    if (index >= host->segment_slots || host->segments[index].fd < 0 ||
-        host->segments[index].generation != phys.id >> 32) {
-        kvi_error_set(KVMEM_E_INVALID,
-                      "%s: segment handle %#" PRIx64 " is not live: released, or never given out",
-                      operation, phys.id);
-        return NULL;
-    }
-    return &host->segments[index];
-}
-
-/* ---- the handle table ---- */
-
-/* Room for one more handle, so that segment_insert cannot fail. */
-static int segment_make_room(struct kvi_backend_host *host)
-{
-    if (host->segment_free != 0)
-        return 0;
-    if (host->segment_slots == SEGMENTS_MAX)
-        return kvi_error_set(KVMEM_E_NO_MEMORY, "host backend: %zu handles are live",
-                             host->segment_slots);
-    return kvi_backend_host_grow(host, &host->segments, &host->segment_capacity,
-                                 host->segment_slots, sizeof(*host->segments));
-}
-
-static struct kvi_phys segment_insert(struct kvi_backend_host *host, int fd, uint64_t bytes,
-                                      bool created)
-{
-    struct kvi_backend_segment *segment;
-    size_t index;
-
-    if (host->segment_free != 0) {
-        index = host->segment_free - 1;
-        host->segment_free = host->segments[index].next_free;
-    } else {
-        index = host->segment_slots++;
-        host->segments[index].generation = 0;
-    }
-    segment = &host->segments[index];
-    segment->fd = fd;
-    segment->bytes = bytes;
-    segment->created = created;
-    segment->next_free = 0;
-    host->handle_count++;
-    host->used_bytes += created ? bytes : 0;
-    return (struct kvi_phys){(uint64_t)segment->generation << 32 | (index + 1)};
-}
-
-static void segment_remove(struct kvi_backend_host *host, struct kvi_backend_segment *segment)
-{
-    host->used_bytes -= segment->created ? segment->bytes : 0;
-    host->handle_count--;
-    segment->fd = -1;
-    segment->generation++;
-    segment->next_free = host->segment_free;
-    host->segment_free = (uint32_t)(segment - host->segments) + 1;
 }
 
 /* ---- segments ---- */
@@ -183,18 +90,18 @@ static int host_segment_create(struct kvi_backend *b, uint64_t bytes, struct kvi
     int rc;
 
     pthread_mutex_lock(&host->lock);
-    left_bytes = b->info.device_bytes - host->used_bytes;
+    left_bytes = b->info.device_bytes - host->book.used_bytes;
     if (bytes > left_bytes) {
         rc = kvi_error_set(KVMEM_E_DEVICE_FULL,
                            "segment_create: bytes is %" PRIu64 ", left are %" PRIu64 " of %" PRIu64,
                            bytes, left_bytes, b->info.device_bytes);
         goto unlock;
     }
-    rc = segment_make_room(host);
+    rc = kvi_book_segment_room(&host->book);
     if (rc == 0)
         rc = memfd_segment(bytes, &fd);
     if (rc == 0)
-        *out = segment_insert(host, fd, bytes, true);
+        *out = kvi_book_segment_add(&host->book, (uint64_t)fd, bytes, true);
 unlock:
     pthread_mutex_unlock(&host->lock);
     return rc;
@@ -203,12 +110,12 @@ unlock:
 static int host_segment_export(struct kvi_backend *b, struct kvi_phys phys, int *out_fd)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    struct kvi_backend_segment *segment;
+    struct kvi_book_segment *segment;
     int rc = KVMEM_E_INVALID;
     int fd;
 
     pthread_mutex_lock(&host->lock);
-    segment = kvi_backend_host_segment(host, phys, "segment_export");
+    segment = kvi_book_segment_find(&host->book, phys, "segment_export");
     if (segment == NULL)
         goto unlock;
     if (!segment->created) {
@@ -217,7 +124,7 @@ static int host_segment_export(struct kvi_backend *b, struct kvi_phys phys, int 
             "segment_export: handle %#" PRIx64 " was imported: only the creator exports", phys.id);
         goto unlock;
     }
-    fd = fcntl(segment->fd, F_DUPFD_CLOEXEC, 0);
+    fd = fcntl(kvi_backend_host_fd(segment), F_DUPFD_CLOEXEC, 0);
     if (fd < 0) {
         rc = kvi_backend_host_failed(errno, "segment_export: F_DUPFD_CLOEXEC");
         goto unlock;
@@ -277,9 +184,9 @@ static int host_segment_import_consume(struct kvi_backend *b, int fd, uint64_t b
         goto fail_fd;
     }
     pthread_mutex_lock(&host->lock);
-    rc = segment_make_room(host);
+    rc = kvi_book_segment_room(&host->book);
     if (rc == 0)
-        *out = segment_insert(host, fd, bytes, false);
+        *out = kvi_book_segment_add(&host->book, (uint64_t)fd, bytes, false);
     pthread_mutex_unlock(&host->lock);
     if (rc < 0)
         goto fail_fd;
@@ -291,12 +198,12 @@ fail_fd:
 }
 
 /* Return the pages of a created segment, whoever has it mapped. */
-static int segment_empty(const struct kvi_backend_segment *segment)
+static int segment_empty(const struct kvi_book_segment *segment)
 {
     int rc;
 
     do
-        rc = fallocate(segment->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+        rc = fallocate(kvi_backend_host_fd(segment), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
                        (off_t)segment->bytes);
     while (rc < 0 && errno == EINTR);
     return rc < 0 ? kvi_backend_host_failed(errno, "segment_release: punch hole") : 0;
@@ -305,18 +212,18 @@ static int segment_empty(const struct kvi_backend_segment *segment)
 static int host_segment_release(struct kvi_backend *b, struct kvi_phys phys)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    struct kvi_backend_segment *segment;
+    struct kvi_book_segment *segment;
     int rc = KVMEM_E_INVALID;
 
     pthread_mutex_lock(&host->lock);
-    segment = kvi_backend_host_segment(host, phys, "segment_release");
+    segment = kvi_book_segment_find(&host->book, phys, "segment_release");
     if (segment == NULL)
         goto unlock;
     rc = segment->created ? segment_empty(segment) : 0;
     if (rc < 0)
         goto unlock;
-    close(segment->fd);
-    segment_remove(host, segment);
+    close(kvi_backend_host_fd(segment));
+    kvi_book_segment_remove(&host->book, segment);
 unlock:
     pthread_mutex_unlock(&host->lock);
     return rc;
@@ -341,8 +248,8 @@ static int host_pin(struct kvi_backend *b, void *memory, uint64_t bytes)
             goto unlock;
         }
     }
-    rc = kvi_backend_host_grow(host, &host->pins, &host->pin_capacity, host->pin_count,
-                               sizeof(*host->pins));
+    rc = kvi_book_grow(host->alloc, &host->pins, &host->pin_capacity, host->pin_count,
+                       sizeof(*host->pins));
     if (rc == 0)
         host->pins[host->pin_count++] = pin;
 unlock:
@@ -397,8 +304,8 @@ static int host_cells(struct kvi_backend *b, uint64_t base, const struct kvi_bac
 
     (void)stream;
     if (rc == 0)
-        rc = kvi_backend_host_span(host, "cells", base, kvi_backend_cells_bytes(cells, count),
-                                   KVI_ACCESS_RW);
+        rc = kvi_book_span_check(&host->book, base, kvi_backend_cells_bytes(cells, count),
+                                 KVI_ACCESS_RW, "cells");
     for (uint32_t i = 0; i < count && rc == 0; i++)
         to[cells[i].at] = cells[i].value;
     return rc;
@@ -433,17 +340,10 @@ static int host_memory(struct kvi_backend *b, struct kvi_backend_memory *out)
     pthread_mutex_lock(&host->lock);
     *out = (struct kvi_backend_memory){
         .total_bytes = b->info.device_bytes,
-        .free_bytes = b->info.device_bytes - host->used_bytes,
-        .created_bytes = host->used_bytes,
-        .handle_count = host->handle_count,
-        .reservation_count = host->reservation_count,
-        .reserved_bytes = host->reserved_bytes,
-        .mapping_count = host->mapping_count,
-        .mapped_bytes = host->mapped_bytes,
+        .free_bytes = b->info.device_bytes - host->book.used_bytes,
         .pin_count = host->pin_count,
-        .allocation_count = host->allocations.count,
-        .allocation_bytes = host->allocations.bytes,
     };
+    kvi_book_count(&host->book, out);
     pthread_mutex_unlock(&host->lock);
     return 0;
 }
@@ -453,10 +353,10 @@ static void host_destroy(struct kvi_backend *b)
     struct kvi_backend_host *host = kvi_backend_host_of(b);
 
     kvi_backend_host_space_fini(host);
-    for (size_t i = 0; i < host->segment_slots; i++)
-        if (host->segments[i].fd >= 0)
-            close(host->segments[i].fd);
-    kvi_release(host->alloc, host->segments, host->segment_capacity * sizeof(*host->segments));
+    for (size_t i = 0; i < host->book.segment_slots; i++)
+        if (host->book.segments[i].bytes != 0)
+            close(kvi_backend_host_fd(&host->book.segments[i]));
+    kvi_book_fini(&host->book);
     kvi_release(host->alloc, host->pins, host->pin_capacity * sizeof(*host->pins));
     pthread_mutex_destroy(&host->lock);
     kvi_release(host->alloc, host, sizeof(*host));
@@ -547,55 +447,23 @@ int kvi_backend_host_create(const struct kvi_backend_host_options *options,
     host->alloc = alloc;
     rc = pthread_mutex_init(&host->lock, NULL);
     if (rc != 0) {
-        kvi_release(alloc, host, sizeof(*host));
-        return kvi_backend_host_failed(rc, "host backend: pthread_mutex_init");
+        rc = kvi_backend_host_failed(rc, "host backend: pthread_mutex_init");
+        goto fail_host;
     }
+    rc = kvi_book_init(&host->book, alloc, granule_bytes);
+    if (rc < 0)
+        goto fail_lock;
     *out = &host->base;
     return 0;
+
+fail_lock:
+    pthread_mutex_destroy(&host->lock);
+fail_host:
+    kvi_release(alloc, host, sizeof(*host));
+    return rc;
 }
 
 /* ---- check ---- */
-
-static int violated(const char *equation, uint64_t left, uint64_t right)
-{
-    return kvi_error_set(KVMEM_E_CORRUPT, "host backend: %s: %" PRIu64 " against %" PRIu64,
-                         equation, left, right);
-}
-
-static int segments_check(const struct kvi_backend_host *host)
-{
-    uint64_t created_bytes = 0;
-    uint64_t live_count = 0;
-    uint64_t free_count = 0;
-
-    for (size_t i = 0; i < host->segment_slots; i++) {
-        const struct kvi_backend_segment *segment = &host->segments[i];
-
-        if (segment->fd < 0)
-            continue;
-        live_count++;
-        created_bytes += segment->created ? segment->bytes : 0;
-        if (segment->bytes == 0 || segment->bytes % host->base.info.granule_bytes != 0)
-            return violated("bytes of a segment, by slot", i, segment->bytes);
-    }
-    for (uint32_t at = host->segment_free; at != 0; at = host->segments[at - 1].next_free) {
-        if (at > host->segment_slots || host->segments[at - 1].fd >= 0)
-            return violated("free list names a slot that is not free, of slots", at,
-                            host->segment_slots);
-        if (++free_count > host->segment_slots)
-            return violated("free list has a cycle, of slots", free_count, host->segment_slots);
-    }
-    if (live_count != host->handle_count)
-        return violated("live slots = handle_count", live_count, host->handle_count);
-    if (live_count + free_count != host->segment_slots)
-        return violated("live + free = slots", live_count + free_count, host->segment_slots);
-    if (created_bytes != host->used_bytes)
-        return violated("created bytes = used_bytes", created_bytes, host->used_bytes);
-    if (host->used_bytes > host->base.info.device_bytes)
-        return violated("used_bytes <= device_bytes", host->used_bytes,
-                        host->base.info.device_bytes);
-    return 0;
-}
 
 int kvi_backend_host_check(struct kvi_backend *b)
 {
@@ -606,9 +474,7 @@ int kvi_backend_host_check(struct kvi_backend *b)
         return kvi_error_set(KVMEM_E_INVALID, "this is no host backend");
     host = kvi_backend_host_of(b);
     pthread_mutex_lock(&host->lock);
-    rc = segments_check(host);
-    if (rc == 0)
-        rc = kvi_backend_host_space_check(host);
+    rc = kvi_book_check(&host->book, b->info.granule_bytes, b->info.device_bytes);
     pthread_mutex_unlock(&host->lock);
     return rc;
 }

@@ -14,8 +14,7 @@
  * block index would read somebody's heap.
  *
  * The kernel would allow much that the driver refuses (a part of a segment, a mapping over
- * another one), so both tables are kept here and the rules of backend.h are checked against
- * them: reservations sorted by base, mappings within one sorted by address.
+ * another one): the books (book.h) hold the rules of backend.h.
  *
  * Mappings are MADV_DONTFORK: a child that a client forked is not among the processes whose
  * pidfds the daemon waits for, and must not be able to write when they are gone.
@@ -42,111 +41,9 @@
 #define ANONYMOUS     (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
 #define BALLAST_PAGES 7
 
-/* A run of mappings of one reservation: [first, last). */
-struct mapping_run {
-    struct kvi_backend_reservation *reservation;
-    size_t first;
-    size_t last;
-};
-
 static int protection(enum kvi_access access)
 {
     return access == KVI_ACCESS_RW ? PROT_READ | PROT_WRITE : PROT_READ;
-}
-
-/* ---- finding ---- */
-
-/* Index of the first reservation that ends above `address`; reservation_count if none does. */
-static size_t reservation_at(const struct kvi_backend_host *host, uint64_t address)
-{
-    size_t low = 0;
-    size_t high = host->reservation_count;
-
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const struct kvi_backend_reservation *r = &host->reservations[middle];
-
-        if (r->base + r->bytes > address)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
-}
-
-/* The reservation that holds the whole range, or NULL. */
-static struct kvi_backend_reservation *reservation_find(const struct kvi_backend_host *host,
-                                                        uint64_t address, uint64_t bytes)
-{
-    size_t index = reservation_at(host, address);
-    struct kvi_backend_reservation *r;
-
-    if (index == host->reservation_count)
-        return NULL;
-    r = &host->reservations[index];
-    if (address < r->base || r->base + r->bytes - address < bytes)
-        return NULL;
-    return r;
-}
-
-/* Index of the first mapping that ends above `address`; mapping_count if none does. */
-static size_t mapping_at(const struct kvi_backend_reservation *r, uint64_t address)
-{
-    size_t low = 0;
-    size_t high = r->mapping_count;
-
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-
-        if (r->mappings[middle].address + r->mappings[middle].bytes > address)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
-}
-
-/* The mappings that cover the range without a gap; the first and last may reach beyond it.
- * False if there are none such. */
-static bool run_covering(const struct kvi_backend_host *host, uint64_t address, uint64_t bytes,
-                         struct mapping_run *out)
-{
-    struct kvi_backend_reservation *r = reservation_find(host, address, bytes);
-    uint64_t reached = address;
-    size_t at;
-
-    if (r == NULL)
-        return false;
-    at = mapping_at(r, address);
-    *out = (struct mapping_run){r, at, at};
-    while (at < r->mapping_count && r->mappings[at].address <= reached &&
-           reached < address + bytes) {
-        reached = r->mappings[at].address + r->mappings[at].bytes;
-        at++;
-    }
-    out->last = at;
-    return reached >= address + bytes;
-}
-
-/* The same, and the first and last mapping end with the range: what unmap and set_access take. */
-static int run_exact(const struct kvi_backend_host *host, const char *operation, uint64_t address,
-                     uint64_t bytes, struct mapping_run *out)
-{
-    const struct kvi_backend_mapping *mappings;
-
-    if (!run_covering(host, address, bytes, out))
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "%s: address %#" PRIx64 " + bytes %" PRIu64
-                             " is not mapped throughout",
-                             operation, address, bytes);
-    mappings = out->reservation->mappings;
-    if (mappings[out->first].address != address ||
-        mappings[out->last - 1].address + mappings[out->last - 1].bytes != address + bytes)
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "%s: address %#" PRIx64 " + bytes %" PRIu64
-                             " cuts a mapping: want whole ones",
-                             operation, address, bytes);
-    return 0;
 }
 
 /* ---- ballast ---- */
@@ -187,11 +84,6 @@ static void ballast_close(struct kvi_backend_host *host)
 }
 
 /* ---- reservations ---- */
-
-static void mappings_free(struct kvi_backend_host *host, struct kvi_backend_reservation *r)
-{
-    kvi_release(host->alloc, r->mappings, r->mapping_capacity * sizeof(*r->mappings));
-}
 
 /* Address space at a multiple of `alignment`: take more, give the ends back. */
 static int address_space_take(uint64_t bytes, uint64_t alignment, uint64_t *out_base)
@@ -237,25 +129,23 @@ int kvi_backend_host_reserve(struct kvi_backend *b, uint64_t bytes, uint64_t ali
                              uint64_t *out_base)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    struct kvi_backend_reservation *at;
-    uint64_t base = 0;
+    struct kvi_book_reservation one = {.bytes = bytes, .driver_bytes = bytes};
     int rc;
 
     pthread_mutex_lock(&host->lock);
-    rc = kvi_backend_host_grow(host, &host->reservations, &host->reservation_capacity,
-                               host->reservation_count, sizeof(*host->reservations));
-    if (rc == 0)
-        rc = ballast_open(host);
-    if (rc == 0)
-        rc = address_space_take(bytes, alignment, &base);
+    rc = kvi_book_reservation_room(&host->book, bytes, &one);
     if (rc < 0)
         goto unlock;
-    at = &host->reservations[reservation_at(host, base)];
-    memmove(at + 1, at, (size_t)(host->reservations + host->reservation_count - at) * sizeof(*at));
-    *at = (struct kvi_backend_reservation){.base = base, .bytes = bytes};
-    host->reservation_count++;
-    host->reserved_bytes += bytes;
-    *out_base = base;
+    rc = ballast_open(host);
+    if (rc == 0)
+        rc = address_space_take(bytes, alignment, &one.base);
+    if (rc < 0) {
+        kvi_book_reservation_forget(&host->book, &one);
+        goto unlock;
+    }
+    one.driver_base = one.base;
+    kvi_book_reservation_add(&host->book, &one);
+    *out_base = one.base;
 unlock:
     pthread_mutex_unlock(&host->lock);
     return rc;
@@ -264,32 +154,18 @@ unlock:
 int kvi_backend_host_unreserve(struct kvi_backend *b, uint64_t base, uint64_t bytes)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    struct kvi_backend_reservation *r;
-    int rc;
+    struct kvi_book_reservation *one;
+    int rc = KVMEM_E_INVALID;
 
     pthread_mutex_lock(&host->lock);
-    r = reservation_find(host, base, bytes);
-    if (r == NULL || r->base != base || r->bytes != bytes) {
-        rc = kvi_error_set(KVMEM_E_INVALID,
-                           "unreserve: base %#" PRIx64 " + bytes %" PRIu64
-                           " was not reserved like this",
-                           base, bytes);
+    one = kvi_book_reservation_find(&host->book, base, bytes, "unreserve");
+    if (one == NULL)
         goto unlock;
-    }
-    if (r->mapping_count > 0) {
-        rc = kvi_error_set(KVMEM_E_INVALID,
-                           "unreserve: base %#" PRIx64 " still has %zu mappings: unmap them first",
-                           base, r->mapping_count);
-        goto unlock;
-    }
     if (address_space_drop(host, base, bytes) < 0) {
         rc = kvi_backend_host_failed(errno, "unreserve: munmap");
         goto unlock;
     }
-    mappings_free(host, r);
-    host->reservation_count--;
-    host->reserved_bytes -= bytes;
-    memmove(r, r + 1, (size_t)(host->reservations + host->reservation_count - r) * sizeof(*r));
+    kvi_book_reservation_remove(&host->book, one);
     rc = 0;
 unlock:
     pthread_mutex_unlock(&host->lock);
@@ -342,39 +218,16 @@ fail_clear:
     return kvi_backend_host_failed(error, "map: mmap");
 }
 
-/* Where in which reservation a new mapping goes: out->first is its index to be. */
-static int map_place(struct kvi_backend_host *host, uint64_t address, uint64_t bytes,
-                     struct mapping_run *out)
-{
-    struct kvi_backend_reservation *r = reservation_find(host, address, bytes);
-    size_t at;
-
-    if (r == NULL)
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "map: address %#" PRIx64 " + bytes %" PRIu64 " is in no reservation",
-                             address, bytes);
-    at = mapping_at(r, address);
-    if (at < r->mapping_count && r->mappings[at].address < address + bytes)
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "map: address %#" PRIx64 " + bytes %" PRIu64
-                             " overlaps the mapping at %#" PRIx64,
-                             address, bytes, r->mappings[at].address);
-    *out = (struct mapping_run){r, at, at};
-    return kvi_backend_host_grow(host, &r->mappings, &r->mapping_capacity, r->mapping_count,
-                                 sizeof(*r->mappings));
-}
-
 int kvi_backend_host_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t address,
                          uint64_t bytes, enum kvi_access access)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    const struct kvi_backend_segment *segment;
-    struct kvi_backend_mapping *at;
-    struct mapping_run place = {NULL, 0, 0};
+    struct kvi_book_segment *segment;
+    struct kvi_book_run place = {NULL, 0, 0};
     int rc = KVMEM_E_INVALID;
 
     pthread_mutex_lock(&host->lock);
-    segment = kvi_backend_host_segment(host, phys, "map");
+    segment = kvi_book_segment_find(&host->book, phys, "map");
     if (segment == NULL)
         goto unlock;
     if (bytes != segment->bytes) {
@@ -383,23 +236,17 @@ int kvi_backend_host_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t a
                            segment->bytes);
         goto unlock;
     }
-    rc = map_place(host, address, bytes, &place);
+    rc = kvi_book_map_place(&host->book, address, bytes, &place);
     if (rc == 0)
-        rc = range_fill(host, address, bytes, access, segment->fd);
-    if (rc < 0)
-        goto unlock;
-    at = &place.reservation->mappings[place.first];
-    memmove(at + 1, at, (place.reservation->mapping_count - place.first) * sizeof(*at));
-    *at = (struct kvi_backend_mapping){address, bytes, access};
-    place.reservation->mapping_count++;
-    host->mapping_count++;
-    host->mapped_bytes += bytes;
+        rc = range_fill(host, address, bytes, access, kvi_backend_host_fd(segment));
+    if (rc == 0)
+        kvi_book_map_add(&host->book, &place, segment, address, access);
 unlock:
     pthread_mutex_unlock(&host->lock);
     return rc;
 }
 
-static int mapping_protect(const struct kvi_backend_mapping *mapping, enum kvi_access access)
+static int mapping_protect(const struct kvi_book_mapping *mapping, enum kvi_access access)
 {
     if (mprotect(kvi_backend_pointer(mapping->address), mapping->bytes, protection(access)) < 0)
         return kvi_backend_host_failed(errno, "set_access: mprotect");
@@ -410,13 +257,13 @@ int kvi_backend_host_set_access(struct kvi_backend *b, uint64_t address, uint64_
                                 enum kvi_access access)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    struct kvi_backend_mapping *mappings;
-    struct mapping_run run;
+    struct kvi_book_mapping *mappings;
+    struct kvi_book_run run;
     size_t at;
     int rc;
 
     pthread_mutex_lock(&host->lock);
-    rc = run_exact(host, "set_access", address, bytes, &run);
+    rc = kvi_book_run_find(&host->book, address, bytes, "set_access", &run);
     if (rc < 0)
         goto unlock;
     mappings = run.reservation->mappings;
@@ -425,8 +272,7 @@ int kvi_backend_host_set_access(struct kvi_backend *b, uint64_t address, uint64_
         if (rc < 0)
             goto fail_access;
     }
-    for (at = run.first; at < run.last; at++)
-        mappings[at].access = access;
+    kvi_book_run_access(&host->book, &run, access);
     goto unlock;
 
 fail_access:
@@ -441,68 +287,30 @@ unlock:
 int kvi_backend_host_unmap(struct kvi_backend *b, uint64_t address, uint64_t bytes)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    struct kvi_backend_reservation *r;
-    struct mapping_run run;
+    struct kvi_book_run run;
     int rc;
 
     pthread_mutex_lock(&host->lock);
-    rc = run_exact(host, "unmap", address, bytes, &run);
+    rc = kvi_book_unmap_find(&host->book, address, bytes, &run);
     if (rc == 0)
         rc = range_clear(host, address, bytes);
-    if (rc < 0)
-        goto unlock;
-    r = run.reservation;
-    memmove(&r->mappings[run.first], &r->mappings[run.last],
-            (r->mapping_count - run.last) * sizeof(*r->mappings));
-    r->mapping_count -= run.last - run.first;
-    host->mapping_count -= run.last - run.first;
-    host->mapped_bytes -= bytes;
-unlock:
+    if (rc == 0)
+        kvi_book_run_remove(&host->book, &run);
     pthread_mutex_unlock(&host->lock);
     return rc;
 }
 
 /* ---- copies ---- */
 
-/* May the range of mappings be read, and written if `access` says so? Under the lock. */
-static int span_mapped(struct kvi_backend_host *host, const char *operation, uint64_t address,
-                       uint64_t bytes, enum kvi_access access)
-{
-    struct mapping_run run;
-
-    if (!run_covering(host, address, bytes, &run))
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "%s: address %#" PRIx64 " + bytes %" PRIu64
-                             " is not mapped throughout",
-                             operation, address, bytes);
-    for (size_t at = run.first; at < run.last && access == KVI_ACCESS_RW; at++)
-        if (run.reservation->mappings[at].access != KVI_ACCESS_RW)
-            return kvi_error_set(KVMEM_E_INVALID, "%s: address %#" PRIx64 " is mapped read-only",
-                                 operation, run.reservation->mappings[at].address);
-    return 0;
-}
-
-int kvi_backend_host_span(struct kvi_backend_host *host, const char *operation, uint64_t address,
-                          uint64_t bytes, enum kvi_access access)
-{
-    int rc = 0;
-
-    pthread_mutex_lock(&host->lock);
-    if (!kvi_allocations_hold(&host->allocations, address, bytes))
-        rc = span_mapped(host, operation, address, bytes, access);
-    pthread_mutex_unlock(&host->lock);
-    return rc;
-}
-
 int kvi_backend_host_copy(struct kvi_backend *b, uint64_t to, uint64_t from, uint64_t bytes,
                           uint64_t stream)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    int rc = kvi_backend_host_span(host, "copy", to, bytes, KVI_ACCESS_RW);
+    int rc = kvi_book_span_check(&host->book, to, bytes, KVI_ACCESS_RW, "copy");
 
     (void)stream;
     if (rc == 0)
-        rc = kvi_backend_host_span(host, "copy", from, bytes, KVI_ACCESS_RO);
+        rc = kvi_book_span_check(&host->book, from, bytes, KVI_ACCESS_RO, "copy");
     if (rc == 0)
         memcpy(kvi_backend_pointer(to), kvi_backend_pointer(from), bytes);
     return rc;
@@ -511,7 +319,8 @@ int kvi_backend_host_copy(struct kvi_backend *b, uint64_t to, uint64_t from, uin
 int kvi_backend_host_copy_in(struct kvi_backend *b, uint64_t to, const void *from, uint64_t bytes,
                              uint64_t stream)
 {
-    int rc = kvi_backend_host_span(kvi_backend_host_of(b), "copy_in", to, bytes, KVI_ACCESS_RW);
+    int rc =
+        kvi_book_span_check(&kvi_backend_host_of(b)->book, to, bytes, KVI_ACCESS_RW, "copy_in");
 
     (void)stream;
     if (rc == 0)
@@ -522,7 +331,8 @@ int kvi_backend_host_copy_in(struct kvi_backend *b, uint64_t to, const void *fro
 int kvi_backend_host_copy_out(struct kvi_backend *b, void *to, uint64_t from, uint64_t bytes,
                               uint64_t stream)
 {
-    int rc = kvi_backend_host_span(kvi_backend_host_of(b), "copy_out", from, bytes, KVI_ACCESS_RO);
+    int rc =
+        kvi_book_span_check(&kvi_backend_host_of(b)->book, from, bytes, KVI_ACCESS_RO, "copy_out");
 
     (void)stream;
     if (rc == 0)
@@ -532,74 +342,46 @@ int kvi_backend_host_copy_out(struct kvi_backend *b, void *to, uint64_t from, ui
 
 /* ---- blocks ---- */
 
-static uint64_t block_address(const struct kvi_backend_blocks *list, int32_t block)
-{
-    return list->base + (uint64_t)block * list->stride_bytes;
-}
-
-/* Under the lock. */
-static int blocks_mapped(struct kvi_backend_host *host, const struct kvi_backend_blocks *list,
-                         const char *name, const int32_t *indices, enum kvi_access access)
-{
-    for (uint32_t i = 0; i < list->count; i++) {
-        char operation[64];
-
-        if (span_mapped(host, "blocks", block_address(list, indices[i]), list->bytes, access) == 0)
-            continue;
-        snprintf(operation, sizeof(operation), "blocks: %s[%" PRIu32 "] is block %" PRId32, name, i,
-                 indices[i]);
-        return span_mapped(host, operation, block_address(list, indices[i]), list->bytes, access);
-    }
-    return 0;
-}
-
 int kvi_backend_host_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
                             uint64_t stream)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    int rc;
+    int rc = kvi_book_blocks_check(&host->book, list);
 
     (void)stream;
-    pthread_mutex_lock(&host->lock);
-    rc = blocks_mapped(host, list, "to", list->to, KVI_ACCESS_RW);
-    if (rc == 0 && list->from != NULL)
-        rc = blocks_mapped(host, list, "from", list->from, KVI_ACCESS_RO);
-    pthread_mutex_unlock(&host->lock);
     for (uint32_t i = 0; i < list->count && rc == 0; i++) {
-        void *to = kvi_backend_pointer(block_address(list, list->to[i]));
+        void *to = kvi_backend_pointer(list->base + (uint64_t)list->to[i] * list->stride_bytes);
 
         if (list->from == NULL)
             memset(to, 0, list->bytes);
         else
-            memmove(to, kvi_backend_pointer(block_address(list, list->from[i])), list->bytes);
+            memmove(to,
+                    kvi_backend_pointer(list->base + (uint64_t)list->from[i] * list->stride_bytes),
+                    list->bytes);
     }
     return rc;
 }
 
 /* ---- memory outside the pool ---- */
 
-static int memory_take(struct kvi_backend_host *host, uint64_t bytes, uint64_t *out_address)
-{
-    int rc = kvi_allocations_room(&host->allocations, host->alloc);
-    void *memory;
-
-    if (rc < 0)
-        return rc;
-    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return kvi_backend_host_failed(errno, "device_alloc: mmap");
-    kvi_allocations_add(&host->allocations, (uintptr_t)memory, bytes);
-    *out_address = (uintptr_t)memory;
-    return 0;
-}
-
 int kvi_backend_host_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
+    void *memory;
     int rc;
 
     pthread_mutex_lock(&host->lock);
-    rc = memory_take(host, bytes, out_address);
+    rc = kvi_book_allocation_room(&host->book);
+    if (rc < 0)
+        goto unlock;
+    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        rc = kvi_backend_host_failed(errno, "device_alloc: mmap");
+        goto unlock;
+    }
+    kvi_book_allocation_add(&host->book, (uintptr_t)memory, bytes);
+    *out_address = (uintptr_t)memory;
+unlock:
     pthread_mutex_unlock(&host->lock);
     return rc;
 }
@@ -611,85 +393,24 @@ int kvi_backend_host_device_free(struct kvi_backend *b, uint64_t address, uint64
     int rc;
 
     pthread_mutex_lock(&host->lock);
-    rc = kvi_allocations_find(&host->allocations, address, bytes, &at);
+    rc = kvi_allocations_find(&host->book.allocations, address, bytes, &at);
     if (rc == 0 && munmap(kvi_backend_pointer(address), bytes) < 0)
         rc = kvi_backend_host_failed(errno, "device_free: munmap");
     if (rc == 0)
-        kvi_allocations_remove(&host->allocations, at);
+        kvi_book_allocation_remove(&host->book, at);
     pthread_mutex_unlock(&host->lock);
     return rc;
 }
 
-/* ---- life and check ---- */
+/* ---- life ---- */
 
 void kvi_backend_host_space_fini(struct kvi_backend_host *host)
 {
     ballast_close(host); /* first: makes room if a munmap below has to split */
-    for (size_t i = 0; i < host->reservation_count; i++) {
-        munmap(kvi_backend_pointer(host->reservations[i].base), host->reservations[i].bytes);
-        mappings_free(host, &host->reservations[i]);
-    }
-    for (size_t at = 0; at < host->allocations.count; at++)
-        munmap(kvi_backend_pointer(host->allocations.list[at].address),
-               host->allocations.list[at].bytes);
-    kvi_allocations_fini(&host->allocations, host->alloc);
-    kvi_release(host->alloc, host->reservations,
-                host->reservation_capacity * sizeof(*host->reservations));
-}
-
-static int violated(const char *equation, uint64_t left, uint64_t right)
-{
-    return kvi_error_set(KVMEM_E_CORRUPT, "host backend: %s: %#" PRIx64 " against %#" PRIx64,
-                         equation, left, right);
-}
-
-/* Adds the reservation's mapped bytes to `mapped_bytes`. */
-static int reservation_check(const struct kvi_backend_reservation *r, uint64_t granule_bytes,
-                             uint64_t *mapped_bytes)
-{
-    uint64_t reached = r->base;
-
-    for (size_t i = 0; i < r->mapping_count; i++) {
-        const struct kvi_backend_mapping *mapping = &r->mappings[i];
-
-        if (mapping->address < reached)
-            return violated("mappings sorted and disjoint", reached, mapping->address);
-        if ((mapping->address | mapping->bytes) % granule_bytes != 0 || mapping->bytes == 0)
-            return violated("mapping on the granule", mapping->address, mapping->bytes);
-        reached = mapping->address + mapping->bytes;
-        *mapped_bytes += mapping->bytes;
-    }
-    if (reached > r->base + r->bytes)
-        return violated("mappings inside the reservation", reached, r->base + r->bytes);
-    return 0;
-}
-
-int kvi_backend_host_space_check(const struct kvi_backend_host *host)
-{
-    uint64_t reached = 0;
-    uint64_t reserved_bytes = 0;
-    uint64_t mapped_bytes = 0;
-    uint64_t mapping_count = 0;
-    int rc;
-
-    for (size_t i = 0; i < host->reservation_count; i++) {
-        const struct kvi_backend_reservation *r = &host->reservations[i];
-
-        if (r->base < reached)
-            return violated("reservations sorted and disjoint", reached, r->base);
-        rc = reservation_check(r, host->base.info.granule_bytes, &mapped_bytes);
-        if (rc < 0)
-            return rc;
-        reached = r->base + r->bytes;
-        reserved_bytes += r->bytes;
-        mapping_count += r->mapping_count;
-    }
-    if (reserved_bytes != host->reserved_bytes)
-        return violated("bytes of reservations = reserved_bytes", reserved_bytes,
-                        host->reserved_bytes);
-    if (mapping_count != host->mapping_count)
-        return violated("mappings = mapping_count", mapping_count, host->mapping_count);
-    if (mapped_bytes != host->mapped_bytes)
-        return violated("bytes of mappings = mapped_bytes", mapped_bytes, host->mapped_bytes);
-    return kvi_allocations_check(&host->allocations);
+    for (size_t i = 0; i < host->book.reservation_count; i++)
+        munmap(kvi_backend_pointer(host->book.reservations[i].base),
+               host->book.reservations[i].bytes);
+    for (size_t at = 0; at < host->book.allocations.count; at++)
+        munmap(kvi_backend_pointer(host->book.allocations.list[at].address),
+               host->book.allocations.list[at].bytes);
 }

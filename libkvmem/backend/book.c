@@ -101,6 +101,7 @@ struct kvi_phys kvi_book_segment_add(struct kvi_book *book, uint64_t driver_hand
     segment->bytes = bytes;
     segment->created = created;
     segment->next_free = 0;
+    segment->mapping_count = 0;
     book->handle_count++;
     book->used_bytes += created ? bytes : 0;
     pthread_mutex_unlock(&book->lock);
@@ -122,6 +123,12 @@ struct kvi_book_segment *kvi_book_segment_find(struct kvi_book *book, struct kvi
     return &book->segments[index];
 }
 
+static void slot_free(struct kvi_book *book, struct kvi_book_segment *segment)
+{
+    segment->next_free = book->segment_free;
+    book->segment_free = (uint32_t)(segment - book->segments) + 1;
+}
+
 void kvi_book_segment_remove(struct kvi_book *book, struct kvi_book_segment *segment)
 {
     pthread_mutex_lock(&book->lock);
@@ -129,8 +136,8 @@ void kvi_book_segment_remove(struct kvi_book *book, struct kvi_book_segment *seg
     book->handle_count--;
     segment->bytes = 0;
     segment->generation++;
-    segment->next_free = book->segment_free;
-    book->segment_free = (uint32_t)(segment - book->segments) + 1;
+    if (segment->mapping_count == 0)
+        slot_free(book, segment);
     pthread_mutex_unlock(&book->lock);
 }
 
@@ -315,19 +322,24 @@ int kvi_book_map_place(struct kvi_book *book, uint64_t address, uint64_t bytes,
     return rc;
 }
 
-void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place, uint64_t address,
-                      uint64_t bytes, enum kvi_access access)
+void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place,
+                      struct kvi_book_segment *segment, uint64_t address, enum kvi_access access)
 {
     struct kvi_book_reservation *r = place->reservation;
     struct kvi_book_mapping *at = &r->mappings[place->first];
 
     pthread_mutex_lock(&book->lock);
     memmove(at + 1, at, (r->mapping_count - place->first) * sizeof(*at));
-    *at = (struct kvi_book_mapping){.address = address, .bytes = bytes, .access = access};
+    *at = (struct kvi_book_mapping){.address = address,
+                                    .bytes = segment->bytes,
+                                    .slot = (uint32_t)(segment - book->segments),
+                                    .is_first = segment->mapping_count == 0,
+                                    .access = access};
+    segment->mapping_count++;
     r->mapping_count++;
     rights_set(book, r, at, (uint8_t)access);
     book->mapping_count++;
-    book->mapped_bytes += bytes;
+    book->mapped_bytes += segment->bytes;
     pthread_mutex_unlock(&book->lock);
 }
 
@@ -351,6 +363,26 @@ int kvi_book_run_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
     return 0;
 }
 
+int kvi_book_unmap_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
+                        struct kvi_book_run *out)
+{
+    int rc = kvi_book_run_find(book, address, bytes, "unmap", out);
+
+    for (size_t at = out->first; rc == 0 && at < out->last; at++) {
+        const struct kvi_book_mapping *mapping = &out->reservation->mappings[at];
+        uint32_t others = book->segments[mapping->slot].mapping_count;
+
+        for (size_t i = out->first; mapping->is_first && others > 1 && i < out->last; i++)
+            others -= i != at && out->reservation->mappings[i].slot == mapping->slot;
+        if (mapping->is_first && others > 1)
+            rc = kvi_error_set(KVMEM_E_INVALID,
+                               "unmap: address %#" PRIx64 " is the first mapping of its segment: "
+                               "unmap the other %" PRIu32 " before",
+                               mapping->address, others - 1);
+    }
+    return rc;
+}
+
 void kvi_book_run_access(struct kvi_book *book, const struct kvi_book_run *run,
                          enum kvi_access access)
 {
@@ -368,8 +400,13 @@ void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run)
 
     pthread_mutex_lock(&book->lock);
     for (size_t at = run->first; at < run->last; at++) {
+        struct kvi_book_segment *segment = &book->segments[r->mappings[at].slot];
+
         book->mapped_bytes -= r->mappings[at].bytes;
         rights_set(book, r, &r->mappings[at], 0);
+        segment->mapping_count--;
+        if (segment->mapping_count == 0 && segment->bytes == 0)
+            slot_free(book, segment);
     }
     memmove(&r->mappings[run->first], &r->mappings[run->last],
             (r->mapping_count - run->last) * sizeof(*r->mappings));
@@ -503,12 +540,14 @@ static int segments_check(const struct kvi_book *book, uint64_t granule_bytes)
 {
     uint64_t created_bytes = 0;
     uint64_t live_count = 0;
+    uint64_t mapped_count = 0;
     uint64_t free_count = 0;
 
     for (size_t i = 0; i < book->segment_slots; i++) {
         const struct kvi_book_segment *segment = &book->segments[i];
 
         live_count += segment->bytes != 0;
+        mapped_count += segment->bytes == 0 && segment->mapping_count > 0;
         created_bytes += segment->created ? segment->bytes : 0;
         if (segment->bytes % granule_bytes != 0)
             return violated("bytes of a segment, by slot", i, segment->bytes);
@@ -522,8 +561,9 @@ static int segments_check(const struct kvi_book *book, uint64_t granule_bytes)
     }
     if (live_count != book->handle_count)
         return violated("live slots = handle_count", live_count, book->handle_count);
-    if (live_count + free_count != book->segment_slots)
-        return violated("live + free = slots", live_count + free_count, book->segment_slots);
+    if (live_count + mapped_count + free_count != book->segment_slots)
+        return violated("live + released and mapped + free = slots",
+                        live_count + mapped_count + free_count, book->segment_slots);
     if (created_bytes != book->used_bytes)
         return violated("created bytes = used_bytes", created_bytes, book->used_bytes);
     return 0;
@@ -576,6 +616,27 @@ static int reservation_check(const struct kvi_book_reservation *r, uint64_t gran
     return rights_check(r, granule_bytes);
 }
 
+/* Mappings of a segment, and which of them is the first. */
+static int slot_check(const struct kvi_book *book, uint32_t slot)
+{
+    uint64_t count = 0;
+    uint64_t first = 0;
+
+    for (size_t i = 0; i < book->reservation_count; i++)
+        for (size_t at = 0; at < book->reservations[i].mapping_count; at++) {
+            const struct kvi_book_mapping *mapping = &book->reservations[i].mappings[at];
+
+            count += mapping->slot == slot;
+            first += mapping->slot == slot && mapping->is_first;
+        }
+    if (count != book->segments[slot].mapping_count)
+        return violated("mappings of a segment = its mapping_count", count,
+                        book->segments[slot].mapping_count);
+    if (first != (count > 0))
+        return violated("one mapping of a segment is the first", first, count);
+    return 0;
+}
+
 static int reservations_check(const struct kvi_book *book, uint64_t granule_bytes)
 {
     uint64_t reached = 0;
@@ -614,5 +675,7 @@ int kvi_book_check(const struct kvi_book *book, uint64_t granule_bytes, uint64_t
         rc = violated("used_bytes <= device_bytes", book->used_bytes, device_bytes);
     if (rc == 0)
         rc = reservations_check(book, granule_bytes);
+    for (size_t slot = 0; rc == 0 && slot < book->segment_slots; slot++)
+        rc = slot_check(book, (uint32_t)slot);
     return rc < 0 ? rc : kvi_allocations_check(&book->allocations);
 }

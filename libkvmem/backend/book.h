@@ -8,9 +8,10 @@
  *               | generation | slot + 1 |        a released handle stays refused
  *
  *   used_bytes   = Σ bytes of live created segments
- *   live segments = handle_count;  live + free list = segment_slots
+ *   live segments = handle_count;  live + released and mapped + free list = segment_slots
  *   reservations sorted by base, disjoint; mappings of one sorted by address, disjoint, inside
  *   mapping_count, mapped_bytes = sums over all reservations
+ *   mapping_count of a segment = mappings with its slot, exactly one of them first, if any
  *   rights[g] of a reservation = access of the mapping over its granule g, 0 if there is none
  *
  * The rights say the same as the mappings, found without a search: a list of hundreds of blocks
@@ -37,14 +38,17 @@ struct kvi_book_segment {
     uint64_t driver_handle;
     uint64_t bytes; /* 0 in a free slot */
     uint32_t generation;
-    uint32_t next_free; /* in a free slot: index + 1 of the next one, 0 the last */
-    bool created;       /* by this instance: it may export, and its release frees the bytes */
+    uint32_t next_free;     /* in a free slot: index + 1 of the next one, 0 the last */
+    uint32_t mapping_count; /* a released slot is used again when it is 0 */
+    bool created;           /* by this instance: it may export, and its release frees the bytes */
 };
 
 struct kvi_book_mapping {
     uint64_t address;
     uint64_t bytes;
     uint64_t kept; /* for the backend: a driver handle held during an unmap of several */
+    uint32_t slot; /* of its segment */
+    bool is_first; /* the oldest of its segment: unmapped last */
     enum kvi_access access;
 };
 
@@ -133,12 +137,16 @@ void kvi_book_reservation_remove(struct kvi_book *book, struct kvi_book_reservat
  * cannot fail. INVALID outside reservations and over another mapping; NO_MEMORY. */
 int kvi_book_map_place(struct kvi_book *book, uint64_t address, uint64_t bytes,
                        struct kvi_book_run *out);
-void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place, uint64_t address,
-                      uint64_t bytes, enum kvi_access access);
+void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place,
+                      struct kvi_book_segment *segment, uint64_t address, enum kvi_access access);
 
 /* The whole, adjoining mappings that make up the range. INVALID if there are none such. */
 int kvi_book_run_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
                       const char *operation, struct kvi_book_run *out);
+
+/* The same for an unmap, which may not take a segment's first mapping before the others. */
+int kvi_book_unmap_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
+                        struct kvi_book_run *out);
 void kvi_book_run_access(struct kvi_book *book, const struct kvi_book_run *run,
                          enum kvi_access access);
 void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run);

@@ -31,6 +31,8 @@ typedef uint64_t kvi_cu_address;
 typedef uint64_t kvi_cu_handle;
 typedef void *kvi_cu_context;
 typedef void *kvi_cu_stream;
+typedef void *kvi_cu_module;
+typedef void *kvi_cu_function;
 
 /* Results that we tell apart; 0 is success. */
 enum {
@@ -42,8 +44,12 @@ enum {
     KVI_CU_NO_DEVICE = 100,
     KVI_CU_INVALID_DEVICE = 101,
     KVI_CU_INVALID_CONTEXT = 201,
+    KVI_CU_NO_BINARY_FOR_GPU = 209,
     KVI_CU_ECC_UNCORRECTABLE = 214,
+    KVI_CU_INVALID_PTX = 218,
     KVI_CU_NVLINK_UNCORRECTABLE = 220,
+    KVI_CU_JIT_COMPILER_NOT_FOUND = 221,
+    KVI_CU_UNSUPPORTED_PTX_VERSION = 222,
     KVI_CU_CONTAINED = 226,
     KVI_CU_OPERATING_SYSTEM = 304,
     KVI_CU_INVALID_HANDLE = 400,
@@ -63,6 +69,7 @@ enum {
 };
 
 enum {
+    KVI_CU_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
     KVI_CU_ATTRIBUTE_UNIFIED_ADDRESSING = 41,
     KVI_CU_ATTRIBUTE_CAPABILITY_MAJOR = 75,
     KVI_CU_ATTRIBUTE_CAPABILITY_MINOR = 76,
@@ -170,7 +177,17 @@ struct kvi_cu_access {
     X(stream_write_64, cuStreamWriteValue64,                                                    \
       (kvi_cu_stream stream, kvi_cu_address address, uint64_t value, unsigned flags))           \
     X(stream_wait_64, cuStreamWaitValue64,                                                      \
-      (kvi_cu_stream stream, kvi_cu_address address, uint64_t value, unsigned flags))
+      (kvi_cu_stream stream, kvi_cu_address address, uint64_t value, unsigned flags))           \
+    X(module_load, cuModuleLoadDataEx,                                                          \
+      (kvi_cu_module * out, const void *image, unsigned option_count, int *options,             \
+       void **values))                                                                          \
+    X(module_unload, cuModuleUnload, (kvi_cu_module module))                                    \
+    X(module_function, cuModuleGetFunction,                                                     \
+      (kvi_cu_function * out, kvi_cu_module module, const char *name))                          \
+    X(launch, cuLaunchKernel,                                                                   \
+      (kvi_cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z,             \
+       unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,             \
+       kvi_cu_stream stream, void **parameters, void **extra))
 
 struct kvi_cuda_driver {
     char *path;

@@ -110,6 +110,7 @@ void kvt_backend_run(const struct kvt_backend_factory *factory, kvt_backend_case
     X(unmap_takes_a_run)                           \
     X(unmap_refuses_bad_ranges)                    \
     X(unmap_twice_is_refused)                      \
+    X(the_first_mapping_goes_last)                 \
     X(random_mappings_match_a_naive_twin)          \
     X(threads_map_side_by_side)
 

@@ -510,6 +510,30 @@ void kvt_backend_unmap_twice_is_refused(struct kvt_backend *t)
     mapped_close(t, &m);
 }
 
+/* Driver 580 loses its way when the first mapping of a handle goes before the others. */
+void kvt_backend_the_first_mapping_goes_last(struct kvt_backend *t)
+{
+    uint64_t g = t->granule;
+    struct kvi_backend *b = t->device;
+    struct kvi_phys phys = kvt_segment(t, 1);
+    uint64_t base = kvt_reserved(t, b, 4);
+
+    KVT_OK(t, kvi_backend_map(b, phys, base + g, g, KVI_ACCESS_RW));
+    KVT_OK(t, kvi_backend_map(b, phys, base, g, KVI_ACCESS_RO));
+    KVT_OK(t, kvi_backend_map(b, phys, base + 2 * g, g, KVI_ACCESS_RO));
+    KVT_REFUSED(t, KVMEM_E_INVALID, "first mapping", kvi_backend_unmap(b, base + g, g));
+    KVT_REFUSED(t, KVMEM_E_INVALID, "first mapping", kvi_backend_unmap(b, base, 2 * g));
+    KVT_CHECK(t, kvt_memory(t, b).mapping_count == 3);
+    KVT_OK(t, kvi_backend_unmap(b, base, g));
+    KVT_OK(t, kvi_backend_set_access(b, base + g, 2 * g, KVI_ACCESS_RW));
+    KVT_OK(t, kvi_backend_map(b, phys, base, g, KVI_ACCESS_RO));
+    KVT_OK(t, kvi_backend_segment_release(b, phys)); /* a released one keeps the rule */
+    KVT_REFUSED(t, KVMEM_E_INVALID, "first mapping", kvi_backend_unmap(b, base + g, 2 * g));
+    KVT_OK(t, kvi_backend_unmap(b, base, 3 * g));
+    KVT_OK(t, kvi_backend_unreserve(b, base, 4 * g));
+    KVT_CHECK(t, kvt_memory(t, b).mapping_count == 0 && kvt_memory(t, b).handle_count == 0);
+}
+
 /* ---- a naive twin: which mapping, starting where, covers each granule ---- */
 
 struct twin {
@@ -517,6 +541,8 @@ struct twin {
     struct kvi_phys phys[TWIN_SEGMENTS];
     int start[TWIN_GRANULES];   /* granule where the mapping that covers this one starts, or −1 */
     int segment[TWIN_GRANULES]; /* which segment that is; valid where start is */
+    int first[TWIN_SEGMENTS];   /* granule where its first mapping starts; valid with mappings */
+    int mappings[TWIN_SEGMENTS];
     enum kvi_access access[TWIN_GRANULES];
 };
 
@@ -547,6 +573,22 @@ static bool twin_is_run(const struct twin *w, int at, int granules)
     return end == TWIN_GRANULES || w->start[end] < 0 || w->start[end] == end;
 }
 
+/* Would this unmap a segment's first mapping and leave others? */
+static bool twin_leaves_others(const struct twin *w, int at, int granules)
+{
+    int in_run[TWIN_SEGMENTS] = {0};
+    bool has_first[TWIN_SEGMENTS] = {false};
+    bool leaves = false;
+
+    for (int i = at; i < at + granules; i++) {
+        in_run[w->segment[i]] += w->start[i] == i;
+        has_first[w->segment[i]] |= w->first[w->segment[i]] == i && w->start[i] == i;
+    }
+    for (int segment = 0; segment < TWIN_SEGMENTS; segment++)
+        leaves |= has_first[segment] && in_run[segment] < w->mappings[segment];
+    return leaves;
+}
+
 static void twin_map(struct kvt_backend *t, struct twin *w, int at, int segment,
                      enum kvi_access access)
 {
@@ -559,7 +601,11 @@ static void twin_map(struct kvt_backend *t, struct twin *w, int at, int segment,
         KVT_OK(t, rc);
     else
         KVT_CHECK(t, rc == KVMEM_E_INVALID);
-    for (int i = at; wanted && i < at + granules; i++) {
+    if (!wanted)
+        return;
+    if (w->mappings[segment]++ == 0)
+        w->first[segment] = at;
+    for (int i = at; i < at + granules; i++) {
         w->start[i] = at;
         w->segment[i] = segment;
         w->access[i] = access;
@@ -568,13 +614,15 @@ static void twin_map(struct kvt_backend *t, struct twin *w, int at, int segment,
 
 static void twin_unmap(struct kvt_backend *t, struct twin *w, int at, int granules)
 {
-    bool wanted = twin_is_run(w, at, granules);
+    bool wanted = twin_is_run(w, at, granules) && !twin_leaves_others(w, at, granules);
     int rc = kvi_backend_unmap(t->device, w->base + (uint64_t)at * t->granule,
                                (uint64_t)granules * t->granule);
 
     KVT_CHECK(t, rc == (wanted ? 0 : KVMEM_E_INVALID));
-    for (int i = at; wanted && i < at + granules; i++)
+    for (int i = at; wanted && i < at + granules; i++) {
+        w->mappings[w->segment[i]] -= w->start[i] == i;
         w->start[i] = -1;
+    }
 }
 
 static void twin_set_access(struct kvt_backend *t, struct twin *w, int at, int granules,
@@ -648,9 +696,10 @@ void kvt_backend_random_mappings_match_a_naive_twin(struct kvt_backend *t)
         }
         twin_look(t, &w, (int)(dice >> 40 & 0xff) % TWIN_GRANULES);
     }
-    for (int at = 0; at < TWIN_GRANULES; at++)
-        if (w.start[at] == at)
-            twin_unmap(t, &w, at, twin_granules(w.segment[at]));
+    for (int last = 0; last < 2; last++) /* first mappings go last */
+        for (int at = 0; at < TWIN_GRANULES; at++)
+            if (w.start[at] == at && (last || w.first[w.segment[at]] != at))
+                twin_unmap(t, &w, at, twin_granules(w.segment[at]));
     for (int segment = 0; segment < TWIN_SEGMENTS; segment++)
         KVT_OK(t, kvi_backend_segment_release(t->device, w.phys[segment]));
     KVT_OK(t, kvi_backend_unreserve(t->device, w.base, TWIN_GRANULES * t->granule));

@@ -197,6 +197,14 @@ void kvt_daemon_end(struct kvt_daemon *daemon)
 
 /* ---- with an observer ---- */
 
+void kvt_daemon_observe(struct kvt_daemon *daemon)
+{
+    daemon->wire = malloc(sizeof(*daemon->wire));
+    if (!daemon->wire)
+        kvt_die("no memory");
+    kvt_wire_open(daemon->wire, daemon->socket_path, KVMEM_ROLE_OBSERVER, "observer");
+}
+
 void kvt_daemon_start_observed(struct kvt_daemon *daemon, const char *device_bytes,
                                const char *granule_bytes)
 {
@@ -206,10 +214,7 @@ void kvt_daemon_start_observed(struct kvt_daemon *daemon, const char *device_byt
     if (daemon->directory[0] == '\0')
         kvt_daemon_prepare(daemon);
     kvt_daemon_start(daemon, options);
-    daemon->wire = malloc(sizeof(*daemon->wire));
-    if (!daemon->wire)
-        kvt_die("no memory");
-    kvt_wire_open(daemon->wire, daemon->socket_path, KVMEM_ROLE_OBSERVER, "observer");
+    kvt_daemon_observe(daemon);
 }
 
 static int is_alone(const struct kvi_msg_stats_reply *stats)

@@ -58,6 +58,9 @@ void kvt_daemon_end(struct kvt_daemon *daemon);
 
 /* ---- with an observer ---- */
 
+/* Connect an observer to the daemon that runs. */
+void kvt_daemon_observe(struct kvt_daemon *daemon);
+
 /* Start on the host device with a pool of that size, and connect an observer. Prepares when that
  * has not been done, so that it starts the next one after a kill as well. */
 void kvt_daemon_start_observed(struct kvt_daemon *daemon, const char *device_bytes,

@@ -367,6 +367,31 @@ static int droppable_tainted(struct kvt_twin *twin, uint32_t client, uint32_t sp
     return -1;
 }
 
+static void drop_and_settle(struct kvt_twin *twin, uint32_t number)
+{
+    uint32_t space = twin->segments[number].space;
+
+    kvt_twin_drop(twin, number);
+    kvt_twin_settle(twin, space);
+}
+
+static enum outcome take_foreign(struct kvt_twin *twin, uint32_t client, uint32_t space,
+                                 const uint32_t *chosen, uint32_t count)
+{
+    uint32_t fresh = free_number(twin); /* taken before the others are dropped */
+
+    if (!has_fd_room(twin, client))
+        return HELD;
+    if (count == 1 && may_move(twin, chosen[0], space)) {
+        move(twin, client, space, chosen[0]);
+        return FOUND;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        drop_and_settle(twin, chosen[i]);
+    create(twin, client, space, fresh);
+    return FOUND;
+}
+
 static enum outcome plan(struct kvt_twin *twin, uint32_t client, uint32_t space)
 {
     if (adopt_idle(twin, client, space) == HELD)
@@ -384,31 +409,15 @@ static enum outcome plan(struct kvt_twin *twin, uint32_t client, uint32_t space)
         if (tainted >= 0 && !has_fd_room(twin, client))
             return HELD;
         if (tainted >= 0) {
-            uint32_t victims = twin->segments[tainted].space;
-
-            kvt_twin_drop(twin, (uint32_t)tainted);
-            kvt_twin_settle(twin, victims);
+            drop_and_settle(twin, (uint32_t)tainted);
             continue;
         }
         own = own_cold(twin, client, space, &number, &block);
         foreign = foreign_cold(twin, client, space, chosen, &chosen_count);
         whole = coldest_whole(twin, space);
         if (foreign < own) {
-            uint32_t fresh = free_number(twin); /* taken before the others are dropped */
-
-            if (!has_fd_room(twin, client))
+            if (take_foreign(twin, client, space, chosen, chosen_count) == HELD)
                 return HELD;
-            if (chosen_count == 1 && may_move(twin, chosen[0], space)) {
-                move(twin, client, space, chosen[0]);
-                continue;
-            }
-            for (uint32_t i = 0; i < chosen_count; i++) {
-                uint32_t victims = twin->segments[chosen[i]].space;
-
-                kvt_twin_drop(twin, chosen[i]);
-                kvt_twin_settle(twin, victims);
-            }
-            create(twin, client, space, fresh);
         } else if (own == UINT64_MAX) {
             return FOUND;
         } else if (whole >= 0 && lacking(twin, client, space) >= twin->spaces[space].block_count) {

@@ -331,6 +331,9 @@ static void case_check_names_the_violation(struct kvt_backend *t)
     violation(t, "granule", &mappings[1].bytes, g + 1);
     violation(t, "inside", &mappings[1].bytes, 8 * g);
     violation(t, "kept", &mappings[0].kept, 1);
+    mappings[0].is_first = false;
+    KVT_REFUSED(t, KVMEM_E_CORRUPT, "is the first", kvi_backend_cuda_check(t->device));
+    mappings[0].is_first = true;
     violation(t, "allocation_bytes", &book->allocations.bytes, 1);
     violation(t, "a right for each", &book->reservations[0].rights_count, 7);
     for (uint32_t granule = 0; granule < 8; granule += 3) {
@@ -370,20 +373,52 @@ Test(backend_cuda_only, the_fault_backend_leaves_it_untouched, .timeout = TIME_L
     run(&kvt_cuda_fault_factory, case_the_fault_backend_leaves_it_untouched);
 }
 
-/* ---- the program for the machine with the GPU ---- */
-
-Test(backend_cuda_program, works_on_the_fake, .timeout = 4 * TIME_LIMIT_S)
+/* A device that has no code for the kernels: the driver's copies and fills do the same. */
+Test(backend_cuda_only, blocks_and_cells_without_kernels, .timeout = TIME_LIMIT_S)
 {
-    char *arguments[] = {(char *)"backend_cuda", NULL};
+    static const struct kvt_cuda_case cases[] = {
+#define CASE_ROW(name) {#name, kvt_backend_##name},
+        KVT_BACKEND_BLOCK_CASES(CASE_ROW)
+#undef CASE_ROW
+    };
+    static const int results[] = {KVI_CU_NO_BINARY_FOR_GPU, KVI_CU_UNSUPPORTED_PTX_VERSION,
+                                  KVI_CU_INVALID_PTX, KVI_CU_JIT_COMPILER_NOT_FOUND};
+
+    kvt_fake_open(fail_here);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        kvt_fake_fail("cuModuleLoadDataEx", 1, results[i % 4]);
+        kvt_fake->fail_always = true;
+        kvt_backend_run(&kvt_cuda_factory, cases[i].test_case);
+    }
+    kvt_fake->fail_nth = 0;
+    cr_assert_eq(kvt_fake->launches, 0);
+    kvt_fake_quiet();
+}
+
+/* ---- the programs for the machine with the GPU ---- */
+
+static void program_works(const char *program)
+{
+    char *arguments[] = {(char *)program, NULL};
     pid_t pid;
     int status;
 
     setenv("KVMEM_CUDA_DRIVER", kvt_fake_path(), 1);
     setenv("KVMEM_BACKEND_BENCH", "short", 1);
     setenv("KVMEM_FAKE_CUDA", "bytes=1073741824", 1);
-    cr_assert_eq(posix_spawn(&pid, kvt_program_path("tests/gpu/backend_cuda"), NULL, NULL,
-                             arguments, environ),
-                 0);
+    cr_assert_eq(posix_spawn(&pid, kvt_program_path(program), NULL, NULL, arguments, environ), 0);
     cr_assert_eq(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        cr_skip_test("%s has nothing to do in this build", program);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %#x", (unsigned)status);
+}
+
+Test(backend_cuda_program, works_on_the_fake, .timeout = 4 * TIME_LIMIT_S)
+{
+    program_works("tests/gpu/backend_cuda");
+}
+
+Test(backend_cuda_program, the_laboratory_checks_its_kernels, .timeout = TIME_LIMIT_S)
+{
+    program_works("tests/gpu/blocks_lab");
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "backend/backend_cuda_internal.h"
+#include "backend/kernels.h"
 #include "support/cuda_fake.h"
 #include "util/error.h"
 
@@ -30,12 +31,32 @@ static bool call_is_failed(const char *name)
 {
     static const char *const not_failed[] = {"cuInit",           "cuGetErrorName",
                                              "cuCtxPushCurrent", "cuCtxPopCurrent",
-                                             "cuMemGetInfo",     "cuDevicePrimaryCtxRelease"};
+                                             "cuMemGetInfo",     "cuDevicePrimaryCtxRelease",
+                                             "cuModuleUnload"};
 
     for (size_t i = 0; i < sizeof(not_failed) / sizeof(not_failed[0]); i++)
         if (strcmp(name, not_failed[i]) == 0)
             return false;
     return true;
+}
+
+/* The sequence unmaps one mapping at a time, waits for what is reached, and has kernels, or it has
+ * none and does with the driver's fills. */
+static bool call_is_not_used(const char *name)
+{
+    static const char *const kernels[] = {"cuModuleGetFunction", "cuLaunchKernel",
+                                          "cuModuleLoadDataEx"};
+    static const char *const fills[] = {"cuMemsetD8Async", "cuMemsetD32Async"};
+    bool built = kvi_kernels_image_bytes > 0;
+
+    for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++)
+        if (!built && strcmp(name, kernels[i]) == 0)
+            return true;
+    for (size_t i = 0; i < sizeof(fills) / sizeof(fills[0]); i++)
+        if (built && strcmp(name, fills[i]) == 0)
+            return true;
+    return strcmp(name, "cuMemRetainAllocationHandle") == 0 ||
+           strcmp(name, "cuStreamWaitValue64") == 0;
 }
 
 /* Create, the suite's sequence, destroy, with the nth call of one function failing. False when
@@ -45,6 +66,7 @@ static bool nth_driver_call_fails(struct kvt_backend *t, const char *name, uint6
     struct kvt_sequence s = {.t = t, .code = KVMEM_E_SYSTEM};
     uint64_t failed = kvt_fake->failed;
     uint64_t context_refs = kvt_fake->context_refs;
+    uint64_t modules = kvt_fake->modules;
     int rc;
 
     kvt_fake_fail(name, nth, KVI_CU_ILLEGAL_ADDRESS);
@@ -71,6 +93,7 @@ static bool nth_driver_call_fails(struct kvt_backend *t, const char *name, uint6
     kvt_fake->fail_nth = 0;
     KVT_CHECK(t, kvt_fake->objects == 0 && kvt_fake->handle_refs == 0 && kvt_fake->mappings == 0);
     KVT_CHECK(t, kvt_fake->reservations == 0 && kvt_fake->registrations == 0);
+    KVT_CHECK(t, kvt_fake->allocations == 0 && kvt_fake->modules == modules);
     KVT_CHECK(t, kvt_fake->context_refs == context_refs);
     KVT_CHECK(t, kvt_fake_context_is_callers());
     return failed > 0;
@@ -94,10 +117,7 @@ static void case_every_driver_call_fails(struct kvt_backend *t)
         while (call_is_failed(names[i]) && nth_driver_call_fails(t, names[i], nth))
             nth++;
         count += nth - 1;
-        /* The sequence unmaps one mapping at a time, and waits for what is reached. */
-        KVT_CHECK(t, nth > 1 || !call_is_failed(names[i]) ||
-                         strcmp(names[i], "cuMemRetainAllocationHandle") == 0 ||
-                         strcmp(names[i], "cuStreamWaitValue64") == 0);
+        KVT_CHECK(t, nth > 1 || !call_is_failed(names[i]) || call_is_not_used(names[i]));
     }
     KVT_CHECK(t, count > 30);
     KVT_OK(t, kvi_backend_host_pin(t->device, t->counters, page));
@@ -116,6 +136,28 @@ static void case_a_dead_context_is_not_opened(struct kvt_backend *t)
     kvt_fake_fail("cuDevicePrimaryCtxRetain", 1, KVI_CU_OUT_OF_MEMORY);
     KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, "cuDevicePrimaryCtxRetain", kvt_cuda_open(0, &b));
     KVT_CHECK(t, b == t->device && kvt_fake->context_refs == context_refs);
+}
+
+/* An instance that only imports has its kernels from the start, or is not there. */
+static void case_kernels_are_loaded_or_said_to_fail(struct kvt_backend *t)
+{
+    static const char *const calls[] = {"cuModuleLoadDataEx", "cuModuleGetFunction"};
+    uint64_t modules = kvt_fake->modules;
+    struct kvi_backend *b = NULL;
+
+    for (size_t i = 0; i < 2 && kvi_kernels_image_bytes > 0; i++) {
+        kvt_fake_fail(calls[i], i + 1, KVI_CU_LAUNCH_FAILED);
+        KVT_REFUSED(t, KVMEM_E_SYSTEM, calls[i], kvt_cuda_open(0, &b));
+        kvt_fake_fail(calls[i], i + 1, KVI_CU_OUT_OF_MEMORY);
+        KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, calls[i], kvt_cuda_open(0, &b));
+        KVT_CHECK(t, b == NULL && kvt_fake->modules == modules);
+    }
+    KVT_OK(t, kvt_cuda_open(0, &b));
+    KVT_CHECK(t, kvt_fake->modules == modules + (kvi_kernels_image_bytes > 0));
+    kvi_backend_destroy(b);
+    KVT_OK(t, kvt_cuda_open(t->granule, &b)); /* a daemon's has none */
+    KVT_CHECK(t, kvt_fake->modules == modules);
+    kvi_backend_destroy(b);
 }
 
 /* The context cannot be entered, and the call does nothing. */
@@ -394,6 +436,7 @@ static void case_nth_allocation_fails(struct kvt_backend *t)
 
 FAILURE_TEST(every_driver_call_fails)
 FAILURE_TEST(a_dead_context_is_not_opened)
+FAILURE_TEST(kernels_are_loaded_or_said_to_fail)
 FAILURE_TEST(a_context_that_cannot_be_entered)
 FAILURE_TEST(full_is_its_own_code)
 FAILURE_TEST(others_fill_the_device)

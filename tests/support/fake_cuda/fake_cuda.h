@@ -7,6 +7,7 @@
  *   addresses       mmap(); a mapping without access is PROT_NONE
  *   contexts        counters, and a stack a thread, as the driver has them
  *   streams         a queue: what follows a wait that is not over is held back
+ *   kernels         the library's own, by name, on the CPU, in the queue
  *
  * It is stricter than the driver: a call without the right current context, a copy outside
  * mapped and accessible memory, an address that is not its own, count as misuse.
@@ -23,6 +24,12 @@
 #include <stdint.h>
 
 #define FAKE_CUDA_CONTROL "fake_cuda_control"
+
+/* A test's own kernel, behind what the stream holds: asked again and again, under the driver's
+ * lock, until it says true. `data` is freed then. */
+#define FAKE_CUDA_LAUNCH "fake_cuda_launch"
+typedef bool (*fake_cuda_kernel)(void *data);
+typedef void fake_cuda_launch_function(void *stream, fake_cuda_kernel kernel, void *data);
 
 struct fake_cuda_control {
     /* What it is. To be set before it is opened by the library under test. */
@@ -61,6 +68,8 @@ struct fake_cuda_control {
     uint64_t mappings;
     uint64_t allocations; /* of cuMemAlloc */
     uint64_t registrations;
+    uint64_t modules;
+    uint64_t launches; /* since it was opened */
     uint64_t used_bytes;
     uint64_t queued; /* stream operations that are held back */
 };

@@ -299,9 +299,10 @@ int fake_device_attribute(int *out_value, int attribute, kvi_cu_device device)
         fake_leave();
         return result;
     }
-    *out_value = attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MAJOR   ? 9
-                 : attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MINOR ? 0
-                                                                  : 1;
+    *out_value = attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MAJOR       ? 9
+                 : attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MINOR     ? 0
+                 : attribute == KVI_CU_ATTRIBUTE_MULTIPROCESSOR_COUNT ? 132
+                                                                      : 1;
     if (attribute == fake_cuda_control.attribute_off)
         *out_value = 0;
     fake_leave();

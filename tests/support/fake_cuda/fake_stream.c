@@ -16,6 +16,8 @@
 enum fake_kind {
     FAKE_COPY,
     FAKE_FILL,
+    FAKE_KERNEL,
+    FAKE_TEST_KERNEL,
     FAKE_WRITE,
     FAKE_WAIT,
 };
@@ -24,9 +26,10 @@ struct fake_operation {
     struct fake_operation *next;
     kvi_cu_stream stream;
     enum fake_kind kind;
-    void *to; /* or the counter */
-    const void *from;
-    void *staged; /* a copy of host memory as it was; `from` points to it */
+    void *to;             /* or the counter */
+    const void *from;     /* or the kernel */
+    fake_cuda_kernel run; /* or the test's */
+    void *staged;         /* a copy of host memory as it was, `from` points to it; or parameters */
     size_t bytes;
     size_t pattern; /* bytes of the value that a fill repeats */
     uint64_t value;
@@ -66,6 +69,8 @@ static bool operation_run(const struct fake_operation *one)
     switch (one->kind) {
     case FAKE_COPY: memcpy(one->to, one->from, one->bytes); return true;
     case FAKE_FILL: fill(one->to, one->bytes, one->pattern, one->value); return true;
+    case FAKE_KERNEL: fake_kernel_run(one->from, one->staged); return true;
+    case FAKE_TEST_KERNEL: return one->run(one->staged);
     case FAKE_WRITE: __atomic_store_n(counter, one->value, __ATOMIC_RELEASE); return true;
     case FAKE_WAIT: return (int64_t)(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - one->value) >= 0;
     }
@@ -81,7 +86,7 @@ static bool stream_in(const kvi_cu_stream *streams, size_t count, kvi_cu_stream 
 }
 
 /* Run what can run. An operation of one stream may end another's wait: until nothing moves. */
-static void queue_drain(void)
+void fake_queue_drain(void)
 {
     bool moved = true;
 
@@ -119,7 +124,26 @@ static void queue_add(const struct fake_operation *what)
         at = &(*at)->next;
     *at = one;
     fake_cuda_control.queued++;
-    queue_drain();
+    fake_queue_drain();
+}
+
+void fake_kernel_add(kvi_cu_stream stream, const void *function, void *parameters)
+{
+    struct fake_operation one = {
+        .stream = stream, .kind = FAKE_KERNEL, .from = function, .staged = parameters};
+
+    queue_add(&one);
+}
+
+void fake_cuda_launch(void *stream, fake_cuda_kernel kernel, void *data)
+{
+    struct fake_operation one = {
+        .stream = stream, .kind = FAKE_TEST_KERNEL, .run = kernel, .staged = data};
+
+    if (fake_enter(FAKE_CUDA_LAUNCH) != 0)
+        abort();
+    queue_add(&one);
+    fake_leave();
 }
 
 /* ---- copies ---- */
@@ -216,6 +240,13 @@ static struct fake_registration **registration_in(uint64_t start, uint64_t bytes
     while (*at != NULL && ((*at)->start >= start + bytes || (*at)->start + (*at)->bytes <= start))
         at = &(*at)->next;
     return at;
+}
+
+bool fake_registered(uint64_t start, uint64_t bytes)
+{
+    const struct fake_registration *one = *registration_in(start, 1);
+
+    return one != NULL && start + bytes <= one->start + one->bytes;
 }
 
 int fake_host_register(void *memory, size_t bytes, unsigned flags)
@@ -338,7 +369,7 @@ int fake_stream_query(kvi_cu_stream stream)
 
     if (result != 0)
         return result;
-    queue_drain();
+    fake_queue_drain();
     for (const struct fake_operation *one = queue; one != NULL; one = one->next)
         if (one->stream == stream)
             result = FAKE_NOT_READY;

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The fake driver's modules and launches: the library's own kernels, by name, on the CPU. See
+ * fake_cuda.h.
+ *
+ * Parameters are taken by value at the launch, as the driver does. What they point to is looked
+ * at when the stream gets there: memory that was unmapped or unpinned meanwhile is misuse.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/kernels.h"
+#include "support/fake_cuda/fake_internal.h"
+
+#define FATBIN_MAGIC 0xba55ed50u
+
+struct fake_module {
+    int device;
+};
+
+enum {
+    FUNCTION_COPY,
+    FUNCTION_BULK,
+    FUNCTION_ZERO,
+    FUNCTION_CELLS,
+    FUNCTIONS
+};
+
+/* What a handle of a function points to: the device is that of the module. */
+static struct fake_function {
+    const char *name;
+    size_t parameter_bytes;
+} functions[FUNCTIONS] = {
+    [FUNCTION_COPY] = {KVI_KERNEL_COPY, sizeof(struct kvi_kernel_blocks)},
+    [FUNCTION_BULK] = {KVI_KERNEL_BULK, sizeof(struct kvi_kernel_blocks)},
+    [FUNCTION_ZERO] = {KVI_KERNEL_ZERO, sizeof(struct kvi_kernel_blocks)},
+    [FUNCTION_CELLS] = {KVI_KERNEL_CELLS, sizeof(struct fake_kernel_cells)},
+};
+
+/* ---- modules ---- */
+
+int fake_module_load(kvi_cu_module *out, const void *image, unsigned option_count, int *options,
+                     void **values)
+{
+    int result = fake_enter("cuModuleLoadDataEx");
+    struct fake_module *one;
+    uint32_t magic = 0;
+
+    (void)options, (void)values;
+    if (result != 0)
+        return result;
+    if (image != NULL)
+        memcpy(&magic, image, sizeof(magic));
+    if (magic != FATBIN_MAGIC || option_count != 0 || fake_current_device() < 0) {
+        result = fake_misused("cuModuleLoadDataEx", KVI_CU_INVALID_VALUE);
+    } else {
+        one = calloc(1, sizeof(*one));
+        if (one == NULL)
+            abort();
+        one->device = fake_current_device();
+        fake_cuda_control.modules++;
+        *out = one;
+    }
+    fake_leave();
+    return result;
+}
+
+int fake_module_unload(kvi_cu_module module)
+{
+    int result = fake_enter("cuModuleUnload");
+
+    if (result != 0)
+        return result;
+    if (module == NULL || fake_current_device() != ((struct fake_module *)module)->device) {
+        result = fake_misused("cuModuleUnload", KVI_CU_INVALID_CONTEXT);
+    } else {
+        free(module);
+        fake_cuda_control.modules--;
+    }
+    fake_leave();
+    return result;
+}
+
+int fake_module_function(kvi_cu_function *out, kvi_cu_module module, const char *name)
+{
+    int result = fake_enter("cuModuleGetFunction");
+    size_t i = 0;
+
+    (void)module;
+    if (result != 0)
+        return result;
+    while (i < FUNCTIONS && strcmp(functions[i].name, name) != 0)
+        i++;
+    if (i == FUNCTIONS)
+        result = fake_misused("cuModuleGetFunction", FAKE_NOT_FOUND);
+    else
+        *out = &functions[i];
+    fake_leave();
+    return result;
+}
+
+/* ---- what the kernels do ---- */
+
+static uint64_t block_address(const struct kvi_kernel_blocks *list, int32_t block)
+{
+    return list->base + (uint64_t)(uint32_t)block * list->stride_bytes;
+}
+
+static void block_run(const struct kvi_kernel_blocks *list, uint32_t block, bool zero)
+{
+    uint64_t to = block_address(list, list->to[block]);
+    uint64_t from = zero ? 0 : block_address(list, list->from[block]);
+
+    if (!fake_range_ok(to, list->bytes, true) ||
+        (!zero && !fake_range_ok(from, list->bytes, false))) {
+        fake_misused("cuLaunchKernel", KVI_CU_ILLEGAL_ADDRESS);
+        return;
+    }
+    for (uint32_t piece = 0; piece < list->pieces; piece++) {
+        uint64_t offset = (uint64_t)piece * list->piece_bytes;
+        uint64_t bytes = list->bytes - offset;
+
+        bytes = bytes < list->piece_bytes ? bytes : list->piece_bytes;
+        if (zero)
+            memset((void *)(uintptr_t)(to + offset), 0, bytes);
+        else
+            memmove((void *)(uintptr_t)(to + offset), (const void *)(uintptr_t)(from + offset),
+                    bytes);
+    }
+}
+
+static void cells_run(const struct fake_kernel_cells *what)
+{
+    uint64_t host = what->cells & ~FAKE_HOST_ALIAS;
+    const uint32_t *cells = (const uint32_t *)(uintptr_t)host;
+
+    if (!(what->cells & FAKE_HOST_ALIAS) || !fake_registered(host, UINT64_C(8) * what->count)) {
+        fake_misused("cuLaunchKernel", KVI_CU_ILLEGAL_ADDRESS);
+        return;
+    }
+    for (uint32_t i = 0; i < what->count; i++) {
+        uint64_t to = what->base + UINT64_C(4) * cells[2 * i];
+
+        if (fake_range_ok(to, 4, true))
+            memcpy((void *)(uintptr_t)to, &cells[2 * i + 1], 4);
+        else
+            fake_misused("cuLaunchKernel", KVI_CU_ILLEGAL_ADDRESS);
+    }
+}
+
+void fake_kernel_run(const void *function, const void *parameters)
+{
+    const struct kvi_kernel_blocks *list = parameters;
+
+    if (function == &functions[FUNCTION_CELLS])
+        cells_run(parameters);
+    else
+        for (uint32_t block = 0; block < list->count; block++)
+            block_run(list, block, function == &functions[FUNCTION_ZERO]);
+}
+
+/* ---- launches ---- */
+
+static bool blocks_fit(const struct kvi_kernel_blocks *list)
+{
+    return list->count > 0 && list->count <= KVI_KERNEL_BLOCKS && list->piece_bytes > 0 &&
+           list->piece_bytes % 16 == 0 && list->bytes % 16 == 0 && list->bytes > 0 &&
+           list->bytes <= list->stride_bytes && list->base % 16 == 0 &&
+           list->pieces == (list->bytes + list->piece_bytes - 1) / list->piece_bytes;
+}
+
+static bool parameters_fit(const struct fake_function *function, const void *parameters,
+                           uint64_t threads)
+{
+    const struct fake_kernel_cells *cells = parameters;
+
+    if (function != &functions[FUNCTION_CELLS])
+        return blocks_fit(parameters);
+    return cells->count > 0 && cells->count <= threads;
+}
+
+int fake_launch(kvi_cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
+                kvi_cu_stream stream, void **parameters, void **extra)
+{
+    const struct fake_function *one = function;
+    int result = fake_enter("cuLaunchKernel");
+    unsigned char *taken;
+
+    (void)shared_bytes;
+    if (result != 0)
+        return result;
+    taken = calloc(1, sizeof(struct kvi_kernel_blocks));
+    if (taken == NULL)
+        abort();
+    if (one == &functions[FUNCTION_CELLS]) {
+        struct fake_kernel_cells cells;
+
+        memcpy(&cells.base, parameters[0], sizeof(cells.base));
+        memcpy(&cells.cells, parameters[1], sizeof(cells.cells));
+        memcpy(&cells.count, parameters[2], sizeof(cells.count));
+        memcpy(taken, &cells, sizeof(cells));
+    } else {
+        memcpy(taken, parameters[0], one->parameter_bytes);
+    }
+    if (fake_current_device() < 0 || extra != NULL || grid_x == 0 || grid_y != 1 || grid_z != 1 ||
+        block_x == 0 || block_x > 1024 || block_y != 1 || block_z != 1 ||
+        !parameters_fit(one, taken, (uint64_t)grid_x * block_x)) {
+        result = fake_misused("cuLaunchKernel", KVI_CU_INVALID_VALUE);
+        free(taken);
+    } else {
+        fake_cuda_control.launches++;
+        fake_kernel_add(stream, function, taken);
+    }
+    fake_leave();
+    return result;
+}
