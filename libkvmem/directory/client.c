@@ -105,12 +105,12 @@ static int is_taken(const struct kvi_dir *dir, uint32_t session_serial)
     return 0;
 }
 
-/* The next serial that no timeline of a connected client is named after; never 0. */
+/* The next serial that no timeline of a connected client is named after; no name is 0. */
 static uint32_t next_session(struct kvi_dir *dir)
 {
     do
         dir->session_serial++;
-    while (dir->session_serial == 0 || is_taken(dir, dir->session_serial));
+    while (dir->session_serial % SESSIONS_APART == 0 || is_taken(dir, dir->session_serial));
     return dir->session_serial;
 }
 
@@ -187,7 +187,7 @@ static const struct kvi_dir_client *producer_of(const struct kvi_dir *dir, uint3
 {
     uint32_t session = timeline / KVI_LANE_COUNT;
 
-    for (uint32_t i = 0; i < dir->options.client_limit; i++)
+    for (uint32_t i = 0; session != 0 && i < dir->options.client_limit; i++)
         if (dir->clients[i].state > KVI_DIR_CLIENT_NEW &&
             dir->clients[i].session_serial % SESSIONS_APART == session)
             return &dir->clients[i];
