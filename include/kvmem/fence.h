@@ -9,6 +9,11 @@
  *   TIMELINE     a value on a timeline: 64-bit counters in a page that producer and consumers, of
  *                several processes, have mapped and pinned. Streams signal it and wait for it
  *
+ * A stream must live until the last fence of it has passed, since the driver may give its handle to
+ * another one. Fences are not recorded while a stream is being captured: a graph would repeat them.
+ * The first record, promise or look-up that needs a timeline asks the daemon for it (codes
+ * NOT_SUPPORTED for an older daemon, DAEMON_LOST, TIMED_OUT, PROTOCOL); nothing after that does.
+ *
  * A producer may die before it has signalled. Its timeline is then released, so that no stream
  * waits for ever, and its fence is *broken*: kvmem_fence_poll says STALE, what it guarded is a
  * miss for every later look-up, and who has read it computes it again. A consumer asks
@@ -55,19 +60,22 @@ static inline struct kvmem_fence kvmem_fence_stream(void *stream)
 }
 
 /* A TIMELINE fence for what `stream` holds now, to be used several times: one stream write, 1.3 µs
- * on an H200. NOT_SUPPORTED on the host device, SYSTEM. Does not block. */
+ * on an H200. NOT_SUPPORTED on the host device, SYSTEM. Does not block but the first time. 63
+ * streams have a lane of the timeline each; a further one takes over an idle one, or waits, on the
+ * GPU, for what was recorded on the lane before. */
 KVMEM_API int kvmem_fence_record(struct kvmem_space *space, void *stream,
                                  struct kvmem_fence *fence);
 
-/* Make what `stream` gets from now on wait for `fence`; nothing when it has passed. Does not
- * block. INVALID (kind, timeline), NOT_SUPPORTED on the host device for fences that are under
- * way, STALE (broken), SYSTEM. */
+/* Make what `stream` gets from now on wait for `fence`; nothing when it has passed. A STREAM fence
+ * is recorded first. Does not block. INVALID (kind, timeline), NOT_SUPPORTED on the host device for
+ * fences that are under way, STALE (broken), SYSTEM. */
 KVMEM_API int kvmem_fence_order(struct kvmem_space *space, void *stream,
                                 const struct kvmem_fence *fence);
 
 /* A TIMELINE fence for work that no stream holds: a thread of the process or a network card.
- * kvmem_fence_fulfil ends it, in any order; call both from the client's thread. At most 1,024 may
- * be open: LIMIT. INVALID in fulfil: not promised by this client, or fulfilled already. */
+ * kvmem_fence_fulfil ends it, in any order, but it passes only with all promises before it; call
+ * both from the client's thread. At most 1,023 may follow the oldest open one: LIMIT. INVALID in
+ * fulfil: not promised by this client, or fulfilled already. */
 KVMEM_API int kvmem_fence_promise(struct kvmem_client *client, struct kvmem_fence *fence);
 KVMEM_API int kvmem_fence_fulfil(struct kvmem_client *client, const struct kvmem_fence *fence);
 
@@ -76,7 +84,8 @@ KVMEM_API int kvmem_fence_fulfil(struct kvmem_client *client, const struct kvmem
 KVMEM_API int kvmem_fence_poll(struct kvmem_client *client, const struct kvmem_fence *fence);
 
 /* Wait until `fence` has passed, at most `timeout_ns` (< 0: without limit). 0, the codes of
- * kvmem_fence_poll, or KVMEM_E_TIMED_OUT. Blocks. */
+ * kvmem_fence_poll, or KVMEM_E_TIMED_OUT. Blocks: looks every millisecond at least. When daemon and
+ * producer are both gone nobody breaks the fence: give a limit. */
 KVMEM_API int kvmem_fence_wait(struct kvmem_client *client, const struct kvmem_fence *fence,
                                int64_t timeout_ns);
 

@@ -41,11 +41,15 @@ KVMEM_API int kvmem_name_blocks(const struct kvmem_name *parent, uint32_t block_
                                 uint32_t extra_bytes, struct kvmem_name *names);
 
 /* Find the longest run names[0 .. hits) of entries that are there, lease them to the caller and
- * map them. blocks (count) int32: their indices. *ready (may be NULL): to wait for before reading.
- * The caller owns one reference each: give them to kvmem_seq_attach or kvmem_prefix_release.
- * Sends the outbox first. Returns hits (0 .. count), or INVALID, TIMED_OUT, DAEMON_LOST, PROTOCOL,
- * NO_MEMORY or SYSTEM (a segment could not be mapped; nothing stays leased).
- * Blocks for one round trip per 1,024 names, and one more when segments are new to this process. */
+ * map them. blocks (count) int32: their indices. *ready (may be NULL): to wait for before reading,
+ * one fence for all of them. The caller owns one reference each: give them to kvmem_seq_attach or
+ * kvmem_prefix_release. Sends the outbox first. Returns hits (0 .. count), or INVALID, TIMED_OUT,
+ * DAEMON_LOST, PROTOCOL, NO_MEMORY, SYSTEM (a segment could not be mapped) or LIMIT (more than
+ * 1,024 look-ups, 256 lanes of one, or 512 producers are waited for); nothing stays leased then.
+ * Blocks for one round trip per 1,024 names, and one more when segments or producers are new to
+ * this process.
+ * Blocks that another client has not written yet are guarded: a sequence that they are attached to,
+ * and its forks, cannot publish before *ready has passed. */
 KVMEM_API int kvmem_prefix_lookup(struct kvmem_space *space, uint32_t count,
                                   const struct kvmem_name *names, int32_t *blocks,
                                   struct kvmem_fence *ready);
@@ -55,17 +59,22 @@ KVMEM_API int kvmem_prefix_peek(struct kvmem_space *space, uint32_t count,
                                 const struct kvmem_name *names);
 
 /* Put `count` leased blocks in front of an empty sequence; its marks become count ×
- * block_tokens. Takes the references over. INVALID when it is not empty. */
+ * block_tokens. Takes the references over. INVALID when it is not empty, LIMIT as in lookup. */
 KVMEM_API int kvmem_seq_attach(struct kvmem_space *space, struct kvmem_seq seq, uint32_t count,
                                const int32_t *blocks);
 
-/* Give back references that were not attached. OUTBOX_FULL. */
+/* Give back references that were not attached. OUTBOX_FULL, BUSY as in kvmem_seq_free,
+ * NO_MEMORY. */
 KVMEM_API int kvmem_prefix_release(struct kvmem_space *space, uint32_t count, const int32_t *blocks,
                                    struct kvmem_fence fence);
 
 /* Name the blocks [first_block, first_block + count) of the sequence. They must be full and
  * committed (INVALID); from now on they never change. A record in the outbox: the answer comes
- * with a later dispatch. Blocks that are entries already are passed over. OUTBOX_FULL. */
+ * with a later dispatch. Blocks that are entries already are passed over. `fence`: the work that
+ * writes them, NONE, HOST, STREAM or TIMELINE of this client (INVALID else); until it has passed
+ * others find them with it, and their segments stay with this client. BUSY: the sequence was
+ * attached to blocks that their producer has not written yet, or as in kvmem_seq_free; STALE: that
+ * producer died before. OUTBOX_FULL, NO_MEMORY, DAEMON_LOST. */
 KVMEM_API int kvmem_seq_publish(struct kvmem_space *space, struct kvmem_seq seq,
                                 uint32_t first_block, uint32_t count,
                                 const struct kvmem_name *names, struct kvmem_fence fence);

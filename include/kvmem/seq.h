@@ -11,11 +11,17 @@
  * append returns (copy-on-write; on a GPU: on the stream of the fence). truncate takes tokens
  * back; into a sealed block it keeps the block readable and the next append copies.
  *
- * None of these calls does IPC, a system call or an allocation, with two exceptions: a free or
+ * What is given up with a fence that has not passed *cools*: its blocks are neither free nor
+ * released until it has. kvmem_client_dispatch looks, and so does a call that lacks blocks. A
+ * shared tail stays shared while a reference to it cools.
+ *
+ * None of these calls does IPC, a system call or an allocation, with three exceptions: a free or
  * truncate that ends more leases than the whole outbox holds sends as it goes (may block for the
- * client's time limit), and a table longer than all before may take memory for itself once. All are
- * all-or-nothing: on an error nothing changed, in batch forms for no sequence.
- * Codes common to all: STALE (the sequence was freed), INVALID, NOT_SUPPORTED (fence.kind).
+ * client's time limit), a table longer than all before may take memory for itself once, and the
+ * client's first fence of a stream asks the daemon for its timeline. All are all-or-nothing: on an
+ * error nothing changed, in batch forms for no sequence.
+ * Codes common to all: STALE (the sequence was freed), INVALID, NOT_SUPPORTED (fence.kind), with a
+ * STREAM fence SYSTEM and the codes of kvmem_fence_record.
  * Out of memory is KVMEM_E_REFILL_PENDING (dispatch, then again) or KVMEM_E_OUT_OF_BLOCKS (give
  * something back first: preempt). KVMEM_E_OUTBOX_FULL: call kvmem_client_dispatch.
  */
@@ -32,7 +38,9 @@ extern "C" {
 KVMEM_API int kvmem_seq_create(struct kvmem_space *space, struct kvmem_seq *seq);
 KVMEM_API int kvmem_seqs_create(struct kvmem_space *space, uint32_t n, struct kvmem_seq *seqs);
 
-/* Give the sequence up. `fence`: the last work that reads or writes its blocks. OUTBOX_FULL. */
+/* Give the sequence up. `fence`: the last work that reads or writes its blocks. OUTBOX_FULL, or
+ * with a fence that has not passed BUSY: too much waits for fences (the detail says how much; wait
+ * for one, then dispatch). In O(1) a sequence then. */
 KVMEM_API int kvmem_seq_free(struct kvmem_space *space, struct kvmem_seq seq,
                              struct kvmem_fence fence);
 KVMEM_API int kvmem_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
@@ -49,7 +57,10 @@ KVMEM_API int kvmem_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent
  * would exceed the space's index range. */
 KVMEM_API int kvmem_seq_reserve(struct kvmem_space *space, struct kvmem_seq seq, uint32_t tokens);
 
-/* Append `tokens` slots (0 allowed). `fence`: where a tail copy is ordered, on a GPU. */
+/* Append `tokens` slots (0 allowed). `fence`: where tail copies are ordered, all of a batch by one
+ * launch. On a GPU: STREAM on that stream, TIMELINE on the default stream once it has passed, NONE
+ * and HOST on the default stream; not while the stream is being captured. On the host a copy is
+ * made at once: BUSY when its fence has not passed. BUSY also as in kvmem_seq_free. */
 KVMEM_API int kvmem_seq_append(struct kvmem_space *space, struct kvmem_seq seq, uint32_t tokens,
                                struct kvmem_fence fence);
 /* counts[i] tokens to seqs[i]; `counts` NULL = one each. A sequence may appear once. */
@@ -63,7 +74,7 @@ KVMEM_API int kvmem_seqs_commit(struct kvmem_space *space, uint32_t n, const str
                                 const uint32_t *counts);
 
 /* Keep the first `tokens` tokens; both marks become at most that. INVALID beyond the appended
- * mark, OUTBOX_FULL. */
+ * mark, OUTBOX_FULL, BUSY as in kvmem_seq_free, NO_MEMORY. */
 KVMEM_API int kvmem_seq_truncate(struct kvmem_space *space, struct kvmem_seq seq, uint64_t tokens,
                                  struct kvmem_fence fence);
 

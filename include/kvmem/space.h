@@ -95,7 +95,10 @@ KVMEM_API int kvmem_geometry_plan(const struct kvmem_space_options *options, uin
 KVMEM_API int kvmem_space_open(struct kvmem_client *client,
                                const struct kvmem_space_options *options, struct kvmem_space **out);
 
-/* Free the client's sequences of the space, give its segments back, unmap. NULL is allowed. */
+/* Free the client's sequences of the space, give its segments back, unmap. NULL is allowed. Waits
+ * for fences that memory was given up with, at most the client's time limit: when one has not
+ * passed by then, everything stays mapped until the process ends, and the daemon takes the memory
+ * back then. */
 KVMEM_API void kvmem_space_close(struct kvmem_space *space);
 
 /* Fill *out (size set by the caller). INVALID: size or group. */
@@ -116,7 +119,8 @@ struct kvmem_capacity {
     uint32_t size;              /* sizeof(struct kvmem_capacity), set by the caller */
     uint32_t is_refill_pending; /* 1: asked for more, no answer yet, or not mapped yet */
     uint64_t free_blocks;       /* can be appended to now, without any message */
-    uint64_t used_blocks;       /* referenced by sequences of this client, each counted once */
+    uint64_t used_blocks;       /* referenced by sequences of this client, or given up with a fence
+                                   that has not passed; each counted once */
     uint64_t owned_blocks;      /* in segments that this client may write */
     uint64_t obtainable_blocks; /* upper bound of what the quota and the device could still give,
                                    as of the daemon's last answer */
@@ -136,8 +140,9 @@ KVMEM_API int kvmem_space_can_append(const struct kvmem_space *space, uint32_t n
 KVMEM_API int kvmem_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns);
 
 /* Hand in every segment that holds no unpublished block of a live sequence, free blocks
- * included. Sends what was published first, and waits for the answers, at most the client's time
- * limit. Returns the number of segments handed in, or TIMED_OUT, DAEMON_LOST. */
+ * included. Sends what was published first, and waits for the answers and for the fences of what
+ * was given up or published, at most the client's time limit. Returns the number of segments handed
+ * in, or TIMED_OUT, DAEMON_LOST. */
 KVMEM_API int kvmem_space_trim(struct kvmem_space *space);
 
 #ifdef __cplusplus

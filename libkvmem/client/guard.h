@@ -10,6 +10,9 @@
  * place is free: a number that is in no place has been reached, but for those up to `forgotten`,
  * the newest of the broken ones that had to make room; these are all called broken.
  *
+ * The client's own points are waited for, but guard nothing: they break only when it dies, and then
+ * so does what it publishes behind them.
+ *
  * Sequences and blocks keep the number alone; nothing is to be undone when they end.
  * All of it is allocated at the first look-up that needs it.
  */
@@ -26,7 +29,8 @@
 /* What a guard is made of, before it is one. */
 struct kvi_guard_builder {
     uint32_t count;
-    uint32_t broken; /* a broken guard that went in, or KVI_GUARD_NONE */
+    uint32_t broken;  /* a broken guard that went in, or KVI_GUARD_NONE */
+    bool has_foreign; /* points of other producers */
     struct kvi_point points[KVI_GUARD_POINTS];
 };
 
@@ -34,6 +38,7 @@ static inline void kvi_guard_begin(struct kvi_guard_builder *builder)
 {
     builder->count = 0;
     builder->broken = KVI_GUARD_NONE;
+    builder->has_foreign = false;
 }
 
 /* One point more, or the points of a guard. LIMIT: too many lanes. */

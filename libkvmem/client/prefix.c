@@ -93,6 +93,7 @@ static int add_fences(struct kvmem_client *client, uint32_t count)
         int code;
 
         if (!kvi_fence_is_own(client, point.timeline)) {
+            client->builder.has_foreign = true;
             code = kvi_fence_producer_page(client, point.timeline);
             if (code)
                 return code == KVMEM_E_PERMISSION ? KVMEM_E_NOT_FOUND : code;
@@ -108,21 +109,31 @@ static int add_fences(struct kvmem_client *client, uint32_t count)
     return 0;
 }
 
-/* The guard of all that was found, kept by block for whoever attaches them. */
+/* The fence of all that was found, and the guard, kept by block for whoever attaches them. */
 static int guard_hits(struct kvmem_space *space, uint32_t count, const int32_t *blocks,
                       struct kvmem_fence *ready)
 {
     struct kvmem_client *client = space->client;
-    uint32_t number;
-    int code = kvi_guard_make(client, &client->builder, &number);
+    const struct kvi_guard_builder *builder = &client->builder;
+    struct kvmem_fence fence = kvmem_fence_none();
+    uint32_t number = KVI_GUARD_NONE;
+    int code = 0;
 
+    if (builder->has_foreign || builder->count > 1) {
+        code = kvi_guard_make(client, builder, &number);
+        fence = kvi_guard_fence(client, number);
+    } else if (builder->count) {
+        fence = kvi_fence_of(&builder->points[0]);
+    }
     if (code)
         return code;
+    if (!builder->has_foreign)
+        number = KVI_GUARD_NONE;
     if (kvi_guard_is_any(client))
         for (uint32_t i = 0; i < count; i++)
             space->guards[blocks[i]] = number;
     if (ready)
-        *ready = kvi_guard_fence(client, number);
+        *ready = fence;
     return 0;
 }
 

@@ -6,9 +6,9 @@
  *   attach  a reference moves from held[] to a table
  *   publish PRIVATE → PUBLISHING, a record; see kvi_space_published() for the answer
  *
- * Hits whose producers are not done come with fences. They make a guard (guard.h), which stays with
- * the blocks, goes to the sequence that they are attached to, and to its forks: none of them can
- * publish before it is reached, nor ever when it broke.
+ * Hits whose producers are not done come with fences. Those of others make a guard (guard.h), which
+ * stays with the blocks, goes to the sequence that they are attached to, and to its forks: none of
+ * them can publish before it is reached, nor ever when it broke.
  */
 #ifndef KVI_CLIENT_PREFIX_H
 #define KVI_CLIENT_PREFIX_H

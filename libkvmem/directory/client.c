@@ -105,8 +105,7 @@ static int is_taken(const struct kvi_dir *dir, uint32_t session_serial)
     return 0;
 }
 
-/* The next serial that no timeline of a connected client is named after. Timelines 0 to 63 are
- * nobody's: a client calls its joint fences so (client/fence.h). */
+/* The next serial that no timeline of a connected client is named after; no name is 0. */
 static uint32_t next_session(struct kvi_dir *dir)
 {
     do
@@ -188,7 +187,7 @@ static const struct kvi_dir_client *producer_of(const struct kvi_dir *dir, uint3
 {
     uint32_t session = timeline / KVI_LANE_COUNT;
 
-    for (uint32_t i = 0; i < dir->options.client_limit; i++)
+    for (uint32_t i = 0; session != 0 && i < dir->options.client_limit; i++)
         if (dir->clients[i].state > KVI_DIR_CLIENT_NEW &&
             dir->clients[i].session_serial % SESSIONS_APART == session)
             return &dir->clients[i];

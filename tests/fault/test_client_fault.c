@@ -379,44 +379,6 @@ Test(client_fault, nth_allocation_with_a_promise, .timeout = 120)
     fail_allocations(op_release_later, "release_later", true);
 }
 
-/* The first lookup that finds what is not written yet takes memory for guards. */
-Test(client_fault, nth_allocation_of_a_guard, .timeout = 60)
-{
-    struct kvmem_name names[2] = {{{90}}, {{91}}};
-
-    for (uint64_t n = 1;; n++) {
-        struct kvmem_fence fence, ready;
-        struct world w;
-        int32_t blocks[2];
-        int hits;
-
-        world_init(&w);
-        world_fill(&w);
-        fence = open_promise(&w);
-        cr_assert(kvmem_seq_commit(w.space, w.seq, 8) == 0);
-        cr_assert(kvmem_seq_publish(w.space, w.seq, 0, 2, names, fence) == 0);
-        cr_assert(kvmem_client_dispatch(w.client, 0) > 0);
-        w.memory.fail_at = n;
-        hits = kvmem_prefix_lookup(w.space, 2, names, blocks, &ready);
-        w.memory.fail_at = 0;
-        look(&w);
-        if (w.memory.failed) {
-            cr_assert(hits == KVMEM_E_NO_MEMORY && n == 1);
-            hits = kvmem_prefix_lookup(w.space, 2, names, blocks, &ready);
-        }
-        cr_assert(hits == 2 && ready.value == fence.value);
-        cr_assert(kvmem_prefix_release(w.space, 2, blocks, ready) == 0);
-        keep_promise(&w, fence);
-        look(&w);
-        hits = (int)w.memory.failed;
-        world_fini(&w);
-        if (!hits) {
-            cr_assert(n == 2);
-            return;
-        }
-    }
-}
-
 Test(client_fault, nth_allocation_of_creation, .timeout = 60)
 {
     for (uint64_t n = 1;; n++) {

@@ -226,11 +226,7 @@ static void publish(void)
 
 static void timeline(void)
 {
-    struct kvi_msg_timeline_map m;
-
-    kvi_wire_begin(&m, KVI_OP_TIMELINE_MAP, 1);
-    m.is_own = 1;
-    kvt_deliver(world, first, &m);
+    kvt_timeline(world, first, 0, 1);
 }
 
 static void release(void)

@@ -8,7 +8,7 @@
  *
  * What is given up and published comes with promises, fulfilled at random times and in any order:
  * the twin keeps what cools by value, so that it knows which blocks may not be used again yet, and
- * which sequences may not publish.
+ * what a look-up has to wait for.
  *
  * A sequence begins with one of 6 prompts, so that sequences meet in names: publications that
  * exist already, lookups that hit. The same seed twice must give the same digest.
@@ -51,7 +51,6 @@ struct cooling {
 
 struct twin_seq {
     bool is_alive;
-    uint64_t guard; /* promise that its attached blocks wait for, or 0 */
     struct kvmem_seq id;
     uint32_t appended;
     uint32_t committed;
@@ -87,7 +86,7 @@ struct model {
     uint64_t promised;
     uint64_t reached; /* all promises up to this one are fulfilled */
     uint64_t cooled;
-    uint64_t guarded;
+    uint64_t waits;       /* look-ups that hit what is not done */
     uint64_t held_copies; /* that their fence held up */
     struct twin_seq seqs[SEQS];
 };
@@ -561,8 +560,6 @@ static void do_truncate(struct model *m)
         give_up(m, fence, s->count - keep, s->blocks + keep);
         s->count = keep;
     }
-    if (!keep)
-        s->guard = 0;
     s->appended = tokens;
     s->committed = s->committed < tokens ? s->committed : tokens;
     if (below(m, 2))
@@ -644,21 +641,16 @@ static void do_publish(struct model *m)
     struct kvmem_name names[TABLE_MAX];
     int32_t sealed[TABLE_MAX];
     uint32_t full, first, count, sealed_count = 0;
-    bool is_guarded;
 
     if (!s)
         return;
     full = s->committed / BLOCK_TOKENS;
-    is_guarded = is_open(m, s->guard);
-    m->guarded += is_guarded;
     name_of(s->tags, full, names);
-    cr_assert(kvmem_seq_publish(m->space, s->id, 0, full + 1, names, fence) ==
-              (is_guarded ? KVMEM_E_BUSY : KVMEM_E_INVALID));
+    cr_assert(kvmem_seq_publish(m->space, s->id, 0, full + 1, names, fence) == KVMEM_E_INVALID);
     first = below(m, 2) ? 0 : below(m, full + 1);
     count = full - first;
-    cr_assert(kvmem_seq_publish(m->space, s->id, first, count, names + first, fence) ==
-              (is_guarded ? KVMEM_E_BUSY : 0));
-    for (uint32_t i = first; !is_guarded && i < full; i++) {
+    cr_assert(kvmem_seq_publish(m->space, s->id, first, count, names + first, fence) == 0);
+    for (uint32_t i = first; i < full; i++) {
         if (m->state[s->blocks[i]] != PRIVATE)
             continue;
         m->state[s->blocks[i]] = PUBLISHING;
@@ -672,8 +664,8 @@ static void do_publish(struct model *m)
 }
 
 /* What the hits wait for, and what the look-up says of it: one fence, the last promise. */
-static uint64_t check_ready(struct model *m, uint32_t hits, const int32_t *blocks,
-                            struct kvmem_fence ready)
+static bool check_ready(struct model *m, uint32_t hits, const int32_t *blocks,
+                        struct kvmem_fence ready)
 {
     uint64_t value = 0;
 
@@ -685,7 +677,7 @@ static uint64_t check_ready(struct model *m, uint32_t hits, const int32_t *block
                     : ready.kind == KVMEM_FENCE_NONE,
               "ready: kind %u, value %" PRIu64 ", expected %" PRIu64, ready.kind, ready.value,
               value);
-    return value;
+    return value != 0;
 }
 
 static void do_lookup(struct model *m)
@@ -697,7 +689,6 @@ static void do_lookup(struct model *m)
     uint32_t prompt = below(m, PROMPTS);
     uint32_t count = 1 + below(m, 15);
     struct kvmem_fence ready, fence = any_fence(m);
-    uint64_t guard;
     int hits, peek;
 
     for (uint32_t t = 0; t < count * BLOCK_TOKENS; t++)
@@ -709,7 +700,7 @@ static void do_lookup(struct model *m)
     cr_assert(hits >= 0 && hits <= (int)count && peek == hits, "%d hits, peek said %d", hits, peek);
     note(m, (uint64_t)hits);
     m->hits += (uint32_t)hits;
-    guard = check_ready(m, (uint32_t)hits, blocks, ready);
+    m->waits += check_ready(m, (uint32_t)hits, blocks, ready);
     for (int i = 0; i < hits; i++) {
         cr_assert(m->state[blocks[i]] == NONE || m->state[blocks[i]] == LEASED);
         m->state[blocks[i]] = LEASED;
@@ -717,7 +708,7 @@ static void do_lookup(struct model *m)
         for (uint32_t t = 0; t < BLOCK_TOKENS; t++)
             cr_assert(*tag_at(m, blocks[i], t, false) == tags[(uint32_t)i * BLOCK_TOKENS + t]);
     }
-    if (hits && m->live < SEQS && (guard || below(m, 4))) {
+    if (hits && m->live < SEQS && below(m, 4)) {
         cr_assert(kvmem_seq_create(m->space, &id) == 0);
         cr_assert(kvmem_seq_attach(m->space, id, (uint32_t)hits, blocks) == 0);
         struct twin_seq *s = place(m);
@@ -725,14 +716,9 @@ static void do_lookup(struct model *m)
         s->prompt = below(m, 2) ? prompt : PROMPTS;
         s->appended = s->committed = (uint32_t)hits * BLOCK_TOKENS;
         s->count = (uint32_t)hits;
-        s->guard = guard;
         memcpy(s->tags, tags, s->appended * sizeof(*tags));
         memcpy(s->blocks, blocks, s->count * sizeof(*blocks));
         cr_assert(kvmem_seq_attach(m->space, id, 1, blocks) == KVMEM_E_INVALID);
-        if (guard) {
-            cr_assert(kvmem_seq_publish(m->space, id, 0, 1, names, fence) == KVMEM_E_BUSY);
-            m->guarded++;
-        }
     } else {
         if (below(m, 2))
             fence = ready;
@@ -920,7 +906,7 @@ static void assert_rare_ones(const struct model *m)
     cr_assert(stats.published_blocks >= m->range + RARE, "evictions");
     cr_assert(stats.adopted_segments >= RARE, "adoptions");
     cr_assert(m->refusals >= RARE, "refusals");
-    cr_assert(m->cooled >= RARE && m->guarded >= RARE && m->held_copies >= RARE, "fences");
+    cr_assert(m->cooled >= RARE && m->waits >= RARE && m->held_copies >= RARE, "fences");
 }
 
 /* Who made them: one thread or the other. (Look-ups alone map on this one, and find all mapped.) */
@@ -957,15 +943,15 @@ static uint64_t run_with(uint32_t flags, uint64_t device_bytes, uint64_t seed, u
     do_dispatch(m);
     do_counts(m);
     cr_assert(!m->cooling);
-    printf("client model: %" PRIu64 " promises, %" PRIu64 " cooled, %" PRIu64 " guarded, %" PRIu64
+    printf("client model: %" PRIu64 " promises, %" PRIu64 " cooled, %" PRIu64 " waits, %" PRIu64
            " copies held up\n",
-           m->promised, m->cooled, m->guarded, m->held_copies);
+           m->promised, m->cooled, m->waits, m->held_copies);
     printf("client model: %u blocks, %" PRIu64 " operations, %" PRIu64 " copies, %" PRIu64
            " refusals, %" PRIu64 " hits, %" PRIu64 " exist, %" PRIu64 " trimmed\n",
            m->range, m->operations, m->copies, m->refusals, m->hits, m->exists, m->trims);
     cr_assert(m->copies >= operations / 1000 && m->hits >= operations / 1000 && m->exists &&
               m->refusals >= operations / 10000 && m->trims);
-    cr_assert(m->cooled >= operations / 1000 && m->guarded && m->held_copies);
+    cr_assert(m->cooled >= operations / 1000 && m->waits && m->held_copies);
     if (operations >= 1000 * RARE)
         assert_rare_ones(m);
     assert_driver_calls(m, flags & KVMEM_CLIENT_HELPER);

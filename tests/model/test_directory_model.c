@@ -36,8 +36,8 @@ struct model {
 
 /* Events of all runs, to see that they were worth their time. */
 static struct kvi_msg_stats_reply sum;
-static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_second, sum_moved,
-    sum_tainted;
+static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_pages, sum_second,
+    sum_moved, sum_tainted;
 
 static uint32_t pick(struct model *m, uint32_t limit)
 {
@@ -133,6 +133,9 @@ static void canonical(const struct kvt_sent *sent, struct kvt_twin_message *out)
 
         out->fields[0] = reply->space;
         copy_items(kvi_wire_tail_const(message, 0), reply->record_count, out);
+    } else if (header->opcode == KVI_OP_TIMELINE_FD) {
+        out->fields[0] = ((const struct kvi_msg_timeline_fd *)message)->timeline;
+        out->fields[1] = ((const struct kvi_msg_timeline_fd *)message)->client;
     } else if (header->opcode == KVI_OP_PIN_REPLY) {
         out->fields[0] = ((const struct kvi_msg_pin_reply *)message)->pinned_count;
     } else if (header->opcode == KVI_OP_PRESSURE) {
@@ -404,6 +407,17 @@ static void op_reach(struct model *m)
     m->world->lanes[client][lane] = m->twin.clients[client].reached[lane];
 }
 
+/* Mostly of somebody who is there, or was until a moment ago. */
+static void op_timeline(struct model *m, uint32_t client)
+{
+    uint32_t is_own = pick(m, 4) == 0;
+    uint32_t session = m->twin.clients[pick(m, KVT_TWIN_CLIENTS)].session;
+    uint32_t timeline = is_own ? 0 : session * 64 + pick(m, 64);
+    uint32_t serial = kvt_timeline(m->world, client, timeline, is_own);
+
+    kvt_twin_timeline(&m->twin, client, told(m, client), serial, timeline, is_own);
+}
+
 static void op_lookup(struct model *m, uint32_t client)
 {
     uint32_t space, id = pick_space(m, client, &space);
@@ -551,6 +565,8 @@ static void operate(struct model *m)
         op_created(m);
     else if (what < 95)
         op_tick(m);
+    else if (what < 96 && pick(m, 4) == 0)
+        op_timeline(m, (uint32_t)client);
     else if (what < 97)
         op_reach(m);
     else if (what < 98)
@@ -577,6 +593,7 @@ static void add_to_sum(const struct model *m)
     sum_cut += m->twin.fences.cut;
     sum_dropped += m->twin.fences.dropped;
     sum_renamed += m->twin.fences.renamed;
+    sum_pages += m->twin.fences.pages;
     sum_second += m->twin.on_second;
     sum_moved += m->twin.moved;
     sum_tainted += m->twin.tainted;
@@ -650,8 +667,9 @@ static void print_sums(uint64_t first, uint64_t last, uint64_t ops)
             N(first), N(last), N(ops), N(sum.evicted_blocks), N(sum.adopted_segments),
             N(sum.refusals), N(sum_refused), N(sum.pressure_requests), N(sum.pressure_missed),
             N(sum.foreign_hit_blocks), N(sum.orphaned_segments));
-    fprintf(stderr, "fences: %llu listed, %llu hits cut, %llu entries dropped, %llu renamed\n",
-            N(sum_listed), N(sum_cut), N(sum_dropped), N(sum_renamed));
+    fprintf(stderr,
+            "fences: %llu listed, %llu hits cut, %llu entries dropped, %llu renamed, %llu pages\n",
+            N(sum_listed), N(sum_cut), N(sum_dropped), N(sum_renamed), N(sum_pages));
     fprintf(stderr, "%llu spaces opened on the second device, %llu segments moved, %llu tainted\n",
             N(sum_second), N(sum_moved), N(sum_tainted));
 #undef N
@@ -669,6 +687,7 @@ static void expect_events(void)
     cr_assert_geq(sum_cut, 5u);
     cr_assert_geq(sum_dropped, 100u);
     cr_assert_geq(sum_renamed, 5u);
+    cr_assert_geq(sum_pages, 50u);
     cr_assert_geq(sum_second, 10u);
     cr_assert_geq(sum_moved, 100u);
     cr_assert_geq(sum_tainted, 50u);

@@ -129,7 +129,7 @@ struct kvt_twin {
     struct kvt_twin_message grant; /* in the making */
     uint32_t grant_segments;
     struct {
-        uint64_t listed, cut, dropped, renamed;
+        uint64_t listed, cut, dropped, renamed, pages;
     } fences;                /* how often it came to that */
     uint64_t moved, tainted; /* segments */
     uint64_t on_second;      /* spaces opened on the second device */
@@ -172,6 +172,8 @@ void kvt_twin_pin(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                   uint32_t space_id, uint32_t count, const uint32_t *names, uint64_t lifetime_ns);
 void kvt_twin_unpin(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
                     uint64_t id);
+void kvt_twin_timeline(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
+                       uint32_t serial, uint32_t timeline, uint32_t is_own);
 void kvt_twin_goodbye(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                       uint32_t serial);
 void kvt_twin_eof(struct kvt_twin *twin, uint32_t client);

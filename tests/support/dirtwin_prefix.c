@@ -82,6 +82,42 @@ void kvt_twin_break(struct kvt_twin *twin, uint32_t client)
     }
 }
 
+static int share_domain(const struct kvt_twin *twin, uint32_t one, uint32_t other)
+{
+    for (uint32_t a = 0; a < KVT_TWIN_SPACES; a++)
+        for (uint32_t b = 0; b < KVT_TWIN_SPACES; b++)
+            if (twin->clients[one].opened[a] != 0 && twin->clients[other].opened[b] != 0 &&
+                twin->spaces[a].domain == twin->spaces[b].domain)
+                return 1;
+    return 0;
+}
+
+void kvt_twin_timeline(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
+                       uint32_t serial, uint32_t timeline, uint32_t is_own)
+{
+    uint32_t producer = is_own ? client : KVT_TWIN_CLIENTS;
+    struct kvt_twin_message *reply;
+
+    kvt_twin_arrived(twin, client, acknowledged);
+    for (uint32_t c = 0; c < KVT_TWIN_CLIENTS && !is_own; c++)
+        if (twin->clients[c].state != KVT_TWIN_FREE && twin->clients[c].session == timeline / 64)
+            producer = c;
+    if (producer == KVT_TWIN_CLIENTS) {
+        kvt_twin_refuse(twin, client, serial, KVMEM_E_NOT_FOUND, KVI_OP_TIMELINE_MAP);
+    } else if (producer != client && !share_domain(twin, client, producer)) {
+        kvt_twin_refuse(twin, client, serial, KVMEM_E_PERMISSION, KVI_OP_TIMELINE_MAP);
+    } else if (kvt_twin_fd_room(twin, client) == 0) {
+        kvt_twin_refuse(twin, client, serial, KVMEM_E_BUSY, KVI_OP_TIMELINE_MAP);
+    } else {
+        reply = kvt_twin_expect(twin, client, KVI_OP_TIMELINE_FD, serial);
+        reply->fields[0] = twin->clients[producer].session * 64;
+        reply->fields[1] = producer;
+        twin->clients[client].fds_sent++;
+        twin->fences.pages++;
+    }
+    kvt_twin_carried_out(twin, client);
+}
+
 /* ---- prefixes ---- */
 
 static void lookup(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t space,

@@ -600,6 +600,16 @@ uint32_t kvt_publish_fenced(struct kvt_world *world, uint32_t client, uint32_t s
     return world->serial;
 }
 
+uint32_t kvt_timeline(struct kvt_world *world, uint32_t client, uint32_t timeline, uint32_t is_own)
+{
+    struct kvi_msg_timeline_map *message = begin(world, KVI_OP_TIMELINE_MAP);
+
+    message->timeline = timeline;
+    message->is_own = is_own;
+    kvt_deliver(world, client, message);
+    return world->serial;
+}
+
 uint32_t kvt_release(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *indices)
 {

@@ -177,6 +177,7 @@ struct kvt_fence {
 uint32_t kvt_publish_fenced(struct kvt_world *world, uint32_t client, uint32_t space,
                             uint32_t count, const uint32_t *names, const uint32_t *indices,
                             const struct kvt_fence *fences);
+uint32_t kvt_timeline(struct kvt_world *world, uint32_t client, uint32_t timeline, uint32_t is_own);
 uint32_t kvt_release(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *indices);
 uint32_t kvt_pin(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,

@@ -452,16 +452,14 @@ Test(fence, broken_blocks_feed_those_who_wait)
 
 /* ---- timelines ---- */
 
-static void ask_timeline(uint32_t client, uint32_t timeline, uint32_t is_own)
+static uint32_t ask_timeline(uint32_t client, uint32_t timeline, uint32_t is_own)
 {
-    struct kvi_msg_timeline_map m;
+    uint32_t serial;
 
     kvt_forget(world);
-    kvi_wire_begin(&m, KVI_OP_TIMELINE_MAP, 9);
-    m.timeline = timeline;
-    m.is_own = is_own;
-    kvt_deliver(world, client, &m);
+    serial = kvt_timeline(world, client, timeline, is_own);
     kvt_world_check(world);
+    return serial;
 }
 
 static void expect_refused(uint32_t client, uint32_t timeline, uint32_t is_own, int code,
@@ -480,12 +478,12 @@ static void expect_refused(uint32_t client, uint32_t timeline, uint32_t is_own, 
 static void expect_page(uint32_t client, uint32_t timeline, uint32_t is_own, uint32_t producer)
 {
     uint64_t in_flight = kvt_stats(world).fds_in_flight;
+    uint32_t serial = ask_timeline(client, timeline, is_own);
     const struct kvi_msg_timeline_fd *reply;
 
-    ask_timeline(client, timeline, is_own);
     reply = kvt_take_as(world, client, KVI_OP_TIMELINE_FD);
     cr_assert(reply);
-    cr_assert_eq(reply->header.serial, 9);
+    cr_assert_eq(reply->header.serial, serial);
     cr_assert_eq(reply->header.fds_received, 1);
     cr_assert_eq(reply->timeline, timeline_of(producer, 0));
     cr_assert_eq(reply->client, producer);
@@ -556,7 +554,18 @@ Test(fence, pages_wait_for_descriptors_to_be_acknowledged)
     cr_assert_eq(kvt_stats(world).fds_in_flight, 0);
 }
 
-/* After 2^26 sessions names of timelines come round; those in use are passed over. */
+/* Nor has who went before it said hello. */
+Test(fence, a_client_without_a_session_has_no_timeline)
+{
+    const struct kvi_dir_peer peer = {.pid = 7};
+    uint32_t mute;
+
+    cr_assert_eq(kvi_dir_client_add(world->dir, &peer, &mute), 0);
+    kvi_dir_client_eof(world->dir, mute);
+    expect_refused(reader, 0, 0, KVMEM_E_NOT_FOUND, "gone");
+}
+
+/* After 2^26 sessions names of timelines come round; those in use, and 0, are passed over. */
 Test(fence, two_clients_never_share_a_name)
 {
     uint32_t first = world->dir->clients[writer].session_serial, late;
@@ -567,9 +576,12 @@ Test(fence, two_clients_never_share_a_name)
     kvt_space(world, late, "a", KVT_SMALL, 0);
     expect_page(reader, timeline_of(late, 0), 0, late);
     expect_page(reader, timeline_of(writer, 0), 0, writer);
+    world->dir->session_serial = (5u << 26) - 1;
+    cr_assert_eq(world->dir->clients[kvt_join(world, KVMEM_ROLE_LEADER)].session_serial,
+                 (5u << 26) + first + 3);
     world->dir->session_serial = UINT32_MAX;
     late = kvt_join(world, KVMEM_ROLE_LEADER);
-    cr_assert_eq(world->dir->clients[late].session_serial, first + 3);
+    cr_assert_eq(world->dir->clients[late].session_serial, first + 4);
 }
 
 Test(fence, observers_have_no_timeline)

@@ -96,14 +96,19 @@ static bool answer(struct kvt_script *script, const void *message)
     }
 }
 
+static void plan_begin(void)
+{
+    memset(&plan, 0, sizeof(plan));
+    plan.timeline_fd_bytes = -1;
+    plan.first = FIRST_HIT;
+}
+
 static void begin(struct scene *s)
 {
     struct kvmem_space_options options = kvt_small_space("guards");
 
     memset(s, 0, sizeof(*s));
-    memset(&plan, 0, sizeof(plan));
-    plan.timeline_fd_bytes = -1;
-    plan.first = FIRST_HIT;
+    plan_begin();
     s->fds = kvt_open_fds();
     s->script = kvt_script_create(DEVICE_BYTES, 4096);
     s->script->answer = answer;
@@ -459,6 +464,41 @@ Test(guard, wrong_answers)
     expect_protocol(spoil_value);
     expect_protocol(spoil_page);
     expect_protocol(spoil_timeline);
+}
+
+/* ---- memory ---- */
+
+/* The first look-up that waits takes memory, for pages and for guards. */
+Test(guard, nth_allocation)
+{
+    for (uint64_t n = 1; n < 4; n++) {
+        struct kvi_client_options options = {.timeout_ns = 20000000, .outbox_records = 1024};
+        struct kvmem_space_options space = kvt_small_space("guards");
+        struct kvt_memory memory;
+        int32_t block;
+        struct scene s = {.fds = kvt_open_fds()};
+
+        plan_begin();
+        kvt_memory_init(&memory);
+        s.script = kvt_script_create(DEVICE_BYTES, 4096);
+        s.script->answer = answer;
+        kvt_script_timeline(s.script, 64 * 20);
+        cr_assert(kvi_client_create(&s.script->base, &memory.alloc, &options, &s.client) == 0);
+        cr_assert(kvmem_space_open(s.client, &space, &s.space) == 0);
+        plan_hits(1, FIRST_HIT);
+        cr_assert(lookup(&s, 1, &block, NULL) == 1, "the segment is mapped");
+        plan_fence(64 * 20, 17);
+        memory.fail_at = n;
+        if (n < 3)
+            cr_assert(kvmem_prefix_lookup(s.space, 1, &(struct kvmem_name){{1}}, &block, NULL) ==
+                      KVMEM_E_NO_MEMORY);
+        memory.fail_at = 0;
+        cr_assert(memory.failed == (n < 3));
+        cr_assert(lookup(&s, 1, &block, NULL) == 1);
+        give_back(&s, 1, &block);
+        end(&s);
+        cr_assert(memory.live == 0);
+    }
 }
 
 /* ---- bounds ---- */

@@ -13,7 +13,7 @@
 #include "pattern.h"
 
 #define WANT(...) cr_assert(__VA_ARGS__)
-#define MESSAGES  35u
+#define MESSAGES  40u
 
 static alignas(8) uint8_t message[KVT_PATTERN_BYTES];
 static char line[8 * KVI_MESSAGE_BYTES];
