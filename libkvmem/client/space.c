@@ -279,13 +279,14 @@ static int place_for(const struct kvmem_client *client, const char *name, const 
 static int plan_of(const struct kvmem_client *client, const struct kvmem_space_options *options,
                    struct kvmem_geometry *plan)
 {
-    uint32_t layout = options->layout ? options->layout : KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
-    int code;
+    struct kvi_geometry_input input = {.layout = options->layout,
+                                       .flags = options->flags,
+                                       .block_tokens = options->block_tokens,
+                                       .group = &options->groups[0],
+                                       .device_bytes = client->welcome.device_bytes,
+                                       .granule_bytes = client->welcome.granule_bytes};
+    int code = kvi_geometry_plan(&input, plan);
 
-    memset(plan, 0, sizeof(*plan));
-    plan->size = sizeof(*plan);
-    code = kvi_geometry_plan(layout, options->block_tokens, &options->groups[0],
-                             client->welcome.device_bytes, client->welcome.granule_bytes, plan);
     if (code)
         return code;
     if ((uint64_t)plan->segment_limit * plan->blocks_per_segment > INT32_MAX)

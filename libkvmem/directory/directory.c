@@ -17,11 +17,9 @@
 
 #include "util/error.h"
 
-#define DEFAULT_PRESSURE_NS      UINT64_C(50000000)
-#define DEFAULT_UNACKED_FDS      64u
-#define DEFAULT_PIN_LIMIT        65536u
-#define SEGMENT_TARGET_BYTES     (UINT64_C(64) << 20)
-#define SEGMENTS_OF_SMALL_DEVICE 64u
+#define DEFAULT_PRESSURE_NS UINT64_C(50000000)
+#define DEFAULT_UNACKED_FDS 64u
+#define DEFAULT_PIN_LIMIT   65536u
 
 /* ---- sending ---- */
 
@@ -113,21 +111,13 @@ static int check_env(const struct kvi_dir_env *env)
     return 0;
 }
 
-/* Numbers of segments: the device in the smallest segments that a geometry may have, which is
- * half of the target (see kvi_geometry_plan), and one for a segment that is prepared before those
- * that it replaces are dropped. */
+/* Numbers of segments: the device in the smallest segments that a geometry may have, a granule
+ * each in a space with regions, and one for a segment that is prepared before those that it
+ * replaces are dropped. */
 static uint32_t segment_limit_of(const struct kvi_dir_device *options)
 {
-    uint64_t target = options->device_bytes / SEGMENTS_OF_SMALL_DEVICE;
-    uint64_t smallest;
-    uint64_t limit;
+    uint64_t limit = options->device_bytes / options->granule_bytes + 1;
 
-    if (target > SEGMENT_TARGET_BYTES)
-        target = SEGMENT_TARGET_BYTES;
-    smallest = target / 2 / options->granule_bytes * options->granule_bytes;
-    if (smallest < options->granule_bytes)
-        smallest = options->granule_bytes;
-    limit = options->device_bytes / smallest + 1;
     return limit > KVI_SEGMENT_LIMIT ? KVI_SEGMENT_LIMIT : (uint32_t)limit;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The directory against its naive twin (support/dirtwin.h), driven by random operations of a few
- * clients on pools of at most 64 segments of 4 or 8 blocks. After every operation: the messages
+ * clients on pools of at most 64 segments of 1, 4 or 8 blocks. After every operation: the messages
  * that came out are those the twin predicted, in the same order, with the same hits, states,
  * segments, blocks and codes (so the victims are the exact least recently used ones); the
  * counters are the twin's; kvi_dir_check finds nothing; the backend holds what the twin says.
@@ -286,8 +286,11 @@ static void op_join(struct model *m)
 static void op_open(struct model *m, uint32_t client)
 {
     static const char *const names[] = {"a", "b", "c", "d", "e"};
+    static const uint32_t blocks[] = {[KVT_SMALL] = 4, [KVT_LARGE] = 8, [KVT_SINGLE] = 1};
     uint32_t name = pick(m, 5);
-    enum kvt_geometry geometry = name == 1 || name == 4 ? KVT_LARGE : KVT_SMALL;
+    enum kvt_geometry geometry = name == 1 || name == 4 ? KVT_LARGE
+                                 : name == 3            ? KVT_SINGLE
+                                                        : KVT_SMALL;
     uint64_t quota = name == 2 ? 5 * KVT_GRANULE_BYTES : 0;
     uint32_t serial;
 
@@ -296,7 +299,7 @@ static void op_open(struct model *m, uint32_t client)
     if (pick(m, 20) == 0)
         quota = 6 * KVT_GRANULE_BYTES;
     serial = kvt_open(m->world, client, names[name], geometry, quota);
-    kvt_twin_open(&m->twin, client, told(m, client), serial, name, geometry == KVT_LARGE ? 8 : 4,
+    kvt_twin_open(&m->twin, client, told(m, client), serial, name, blocks[geometry],
                   geometry == KVT_LARGE ? 12288 : 4096, quota);
 }
 

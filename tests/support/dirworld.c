@@ -423,7 +423,8 @@ uint32_t kvt_join(struct kvt_world *world, uint32_t role)
 uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                   enum kvt_geometry geometry, uint64_t quota_bytes)
 {
-    const struct kvi_rec_group group = {.layer_count = geometry == KVT_SMALL ? 8 : 12,
+    static const uint32_t layers[] = {[KVT_SMALL] = 8, [KVT_LARGE] = 12, [KVT_SINGLE] = 32};
+    const struct kvi_rec_group group = {.layer_count = layers[geometry],
                                         .kv_head_count = 1,
                                         .head_dim_k = 8,
                                         .head_dim_v = 8,
@@ -434,7 +435,8 @@ uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
     snprintf(open->name, sizeof(open->name), "%s", name);
     memcpy(open->domain, "default", 7);
     open->quota_bytes = quota_bytes;
-    open->layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
+    open->layout = geometry == KVT_SINGLE ? KVMEM_LAYOUT_TOKEN_MAJOR : KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
+    open->flags = geometry == KVT_SINGLE ? KVI_SPACE_REGIONS : 0;
     open->block_tokens = KVT_BLOCK_TOKENS;
     open->shard_count = 1;
     open->group_count = 1;

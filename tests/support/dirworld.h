@@ -4,9 +4,10 @@
  * that counts and fails on order, a backend that creates segments when it is told to, and every
  * message that was sent, in order.
  *
- * Segments of the two geometries on a device with a granule of 4 KiB:
+ * Segments of the geometries on a device with a granule of 4 KiB:
  *   KVT_SMALL  4 blocks of 1 KiB     a segment is 4 KiB
  *   KVT_LARGE  8 blocks of 1.5 KiB   a segment is 12 KiB
+ *   KVT_SINGLE 1 block of 4 KiB      a segment is 4 KiB: a space with regions, token-major
  */
 #ifndef KVT_SUPPORT_DIRWORLD_H
 #define KVT_SUPPORT_DIRWORLD_H
@@ -26,7 +27,8 @@
 
 enum kvt_geometry {
     KVT_SMALL = 0,
-    KVT_LARGE = 1
+    KVT_LARGE = 1,
+    KVT_SINGLE = 2
 };
 
 struct kvt_sent {
