@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "client/importer.h"
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 
@@ -178,6 +179,12 @@ int kvi_prefix_late_hits(struct kvmem_space *space, const struct kvi_msg_lookup_
 
 /* ---- references of the caller ---- */
 
+static void give_held(struct kvmem_space *space, uint32_t count, const int32_t *blocks)
+{
+    for (uint32_t i = 0; i < count; i++)
+        space->held[blocks[i]]++;
+}
+
 /* Take `count` references out of held[]; nothing is taken unless all are there. */
 static int take_held(struct kvmem_space *space, uint32_t count, const int32_t *blocks)
 {
@@ -187,8 +194,7 @@ static int take_held(struct kvmem_space *space, uint32_t count, const int32_t *b
             space->held[blocks[i]]--;
             continue;
         }
-        for (uint32_t j = i; j-- > 0;)
-            space->held[blocks[j]]++;
+        give_held(space, i, blocks);
         return kvi_error_set(KVMEM_E_INVALID,
                              "blocks[%" PRIu32 "]: %" PRId32 " is not held from a lookup", i,
                              blocks[i]);
@@ -204,7 +210,8 @@ int kvi_seq_attach(struct kvmem_space *space, struct kvmem_seq id, uint32_t coun
 
     if (!seq)
         return kvi_seq_stale(id);
-    if (seq->block_count)
+    /* Blocks ahead of a region make way. */
+    if (seq->has_region ? seq->appended > 0 : seq->block_count > 0)
         return kvi_error_set(KVMEM_E_INVALID, "seq: has %" PRIu32 " blocks, must be empty",
                              seq->block_count);
     if (!count)
@@ -217,6 +224,12 @@ int kvi_seq_attach(struct kvmem_space *space, struct kvmem_seq id, uint32_t coun
         code = take_held(space, count, blocks);
     if (code)
         return code;
+    if (seq->has_region)
+        code = kvi_region_attach(kvi_region_of(space, seq), count, blocks);
+    if (code) {
+        give_held(space, count, blocks);
+        return code;
+    }
     memcpy(seq->blocks, blocks, count * sizeof(*blocks));
     seq->block_count = count;
     seq->appended = (uint64_t)count * space->block_tokens;

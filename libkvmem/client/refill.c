@@ -7,6 +7,7 @@
 #include <inttypes.h>
 
 #include "client/importer.h"
+#include "client/region.h"
 #include "util/error.h"
 
 #define REQUEST_MAX       (UINT64_C(1) << 30)
@@ -180,6 +181,8 @@ static bool hand_in(struct kvmem_space *space, uint32_t slot)
 {
     uint32_t generation = space->pool.segments[slot].generation;
 
+    if (space->regions && kvi_regions_lower(space, slot))
+        return false;
     if (kvi_importer_set_access(space, slot, KVI_ACCESS_RO))
         return false;
     kvi_pool_disown(&space->pool, slot);

@@ -34,7 +34,8 @@ struct kvi_seq {
     int32_t *blocks;
     uint32_t block_count; /* reserved ones included; of a free place: the next free one */
     uint8_t table_class;
-    uint8_t reserved[3];
+    bool has_region; /* client/region.h */
+    uint8_t reserved[2];
     int32_t copy_block; /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
     uint32_t reserved_line;
 };
@@ -60,6 +61,44 @@ static inline uint32_t kvi_seq_used_blocks(const struct kvmem_space *space,
 {
     return (uint32_t)kvi_space_whole_blocks(space, seq->appended + space->block_tokens - 1);
 }
+
+/* The block that the next token goes to, when the tail is part full. */
+static inline uint32_t kvi_seq_tail(const struct kvmem_space *space, const struct kvi_seq *seq)
+{
+    return (uint32_t)seq->blocks[kvi_space_whole_blocks(space, seq->appended)];
+}
+
+/* May the next token not go where it belongs? */
+static inline bool kvi_seq_needs_copy(const struct kvmem_space *space, const struct kvi_seq *seq)
+{
+    uint32_t tail;
+
+    if (seq->tail_room || !kvi_space_fill(space, seq->appended))
+        return false;
+    tail = kvi_seq_tail(space, seq);
+    return space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] > 1;
+}
+
+/* Blocks of the table after `tokens` more. */
+static inline uint64_t kvi_seq_blocks_after(const struct kvmem_space *space,
+                                            const struct kvi_seq *seq, uint64_t tokens)
+{
+    return kvi_space_whole_blocks(space, seq->appended + tokens + space->block_tokens - 1);
+}
+
+/* Blocks that `tokens` more, at least one, take from the pool. */
+static inline uint64_t kvi_seq_blocks_lacking(const struct kvmem_space *space,
+                                              const struct kvi_seq *seq, uint64_t tokens, bool copy)
+{
+    uint32_t used = kvi_seq_used_blocks(space, seq);
+    uint64_t wanted = kvi_seq_blocks_after(space, seq, tokens) - used + copy;
+    uint32_t reserved = seq->block_count - used;
+
+    return wanted > reserved ? wanted - reserved : 0;
+}
+
+/* `count` free blocks, which are there, to the end of the table, which has room. */
+void kvi_seq_take_reserved(struct kvmem_space *space, struct kvi_seq *seq, uint64_t count);
 
 /* Room for `entries` in the table. 0 or NO_MEMORY; what is in it stays. */
 int kvi_seq_table_grow(struct kvmem_space *space, struct kvi_seq *seq, uint64_t entries);

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 
@@ -96,6 +97,8 @@ int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq 
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
 
+        if (seq->has_region)
+            kvi_region_close(kvi_region_of(space, seq));
         kvi_seq_settle(space, seq);
         kvi_seq_drop_blocks(space, seq, 0);
         free_place(space, seqs[i].index);
@@ -103,10 +106,18 @@ int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq 
     return 0;
 }
 
+/* Blocks from `keep` on hold no tokens any more. */
+static void clear_reserved(struct kvmem_space *space, const struct kvi_seq *seq, uint32_t keep)
+{
+    for (uint32_t i = keep; i < seq->block_count; i++)
+        if (space->pool.fill[seq->blocks[i]])
+            kvi_pool_clear_fill(&space->pool, (uint32_t)seq->blocks[i]);
+}
+
 int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t tokens)
 {
     struct kvi_seq *seq = kvi_seq_find(space, id);
-    uint32_t keep, tail, fill;
+    uint32_t keep, stay, tail, fill;
     int code;
 
     if (!seq)
@@ -121,8 +132,15 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
         if (code)
             return code;
     }
+    stay = keep;
+    if (seq->has_region) {
+        code = kvi_region_truncate(kvi_region_of(space, seq), keep, &stay);
+        if (code)
+            return code;
+    }
     kvi_seq_settle(space, seq);
-    kvi_seq_drop_blocks(space, seq, keep);
+    kvi_seq_drop_blocks(space, seq, stay);
+    clear_reserved(space, seq, keep);
     seq->appended = tokens;
     if (seq->committed > tokens)
         seq->committed = tokens;

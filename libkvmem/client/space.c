@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "client/importer.h"
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 #include "util/geometry.h"
@@ -157,6 +158,7 @@ static void free_arrays(struct kvmem_space *space)
     const struct kvi_alloc *alloc = &space->client->alloc;
     size_t range = space->pool.index_range;
 
+    kvi_regions_fini(space);
     kvi_release(alloc, space->results, KVI_SPACE_RESULTS * sizeof(*space->results));
     kvi_release(alloc, space->seqs, space->seq_limit * sizeof(*space->seqs));
     kvi_release(alloc, space->held, range * sizeof(*space->held));
@@ -202,6 +204,8 @@ static int make_arrays(struct kvmem_client *client, const struct kvmem_space_opt
                                  "no memory for %" PRIu32 " sequences and %" PRIu32 " blocks",
                                  space->seq_limit, space->pool.index_range);
     }
+    if (!code && options->flags & KVMEM_SPACE_REGIONS)
+        code = kvi_regions_init(space);
     if (code) {
         free_arrays(space);
         return code;
@@ -360,6 +364,7 @@ void kvi_space_close(struct kvmem_space *space)
 
     /* Publications of sequences that live on or ended must arrive; leases go with the space. */
     (void)kvi_outbox_drain(client, kvi_client_deadline_ns(client->timeout_ns));
+    kvi_regions_fini(space);
     kvi_importer_fini(space);
     /* From here on what arrives for it finds no space: descriptors are closed. */
     client->spaces[space->place] = NULL;
