@@ -302,15 +302,10 @@ int kvi_region_attach(struct kvmem_region *region, uint32_t count, const int32_t
     for (uint32_t i = 0; !code && i < count; i++)
         code = kvi_region_show(region, blocks[i], KVI_ACCESS_RO);
     space->regions->is_due = true;
-    if (!code) {
+    if (!code)
         kvi_seq_drop_blocks(space, seq, 0);
-    } else {
-        int first = code;
-
-        if (region->mapped && kvi_region_hide(region, 0) == 0)
-            (void)map_table(region, seq);
-        code = first;
-    }
+    else if (kvi_region_hide(region, 0) == 0)
+        (void)map_table(region, seq);
     return code;
 }
 

@@ -59,6 +59,7 @@ struct kvmem_region {
     uint64_t stamp;
     uint32_t undo_blocks;
     uint32_t undo_mapped;
+    uint64_t undo_waits;
     bool is_remapped;
     struct kvi_view views[]; /* [block_limit] */
 };

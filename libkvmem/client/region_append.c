@@ -51,6 +51,7 @@ static int take_blocks(struct kvmem_region *region, struct kvi_seq *seq, uint64_
     region->stamp = space->batch_stamp;
     region->undo_blocks = seq->block_count;
     region->undo_mapped = region->mapped;
+    region->undo_waits = region->waits;
     region->is_remapped = false;
     code = kvi_seq_table_grow(space, seq, seq->block_count + count);
     if (!code)
@@ -100,7 +101,7 @@ static int map_written(struct kvmem_region *region, const struct kvi_seq *seq, u
 
     for (uint32_t i = first + has_copy; !code && i < after && i < region->mapped; i++)
         code = kvi_region_set_access(&region->views[i], KVI_ACCESS_RW);
-    has_to_map = !code && region->mapped < after;
+    has_to_map = region->mapped < after;
     while (!code && region->mapped < after) {
         uint32_t i = region->mapped;
         bool is_copy = has_copy && i == first;
@@ -109,7 +110,7 @@ static int map_written(struct kvmem_region *region, const struct kvi_seq *seq, u
         code = kvi_region_show(region, block,
                                i >= first ? KVI_ACCESS_RW : kvi_region_access_of(space, block));
     }
-    region->waits += has_to_map && !code;
+    region->waits += has_to_map;
     return code;
 }
 
@@ -180,6 +181,7 @@ static void undo_one(struct kvmem_region *region, struct kvi_seq *seq)
            !kvi_region_show(region, seq->blocks[region->mapped],
                             kvi_region_access_of(space, seq->blocks[region->mapped])))
         ;
+    region->waits = region->undo_waits;
     region->stamp = 0;
 }
 
