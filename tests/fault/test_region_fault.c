@@ -11,11 +11,12 @@
 
 #include "backend/backend_fault.h"
 #include "backend/backend_host.h"
+#include "support/regions.h"
 #include "support/scripted.h"
 
 #define DEVICE_BYTES (128u * 4096u)
-#define BLOCK_TOKENS 4u
-#define TOKEN_BYTES  1024u
+#define BLOCK_TOKENS KVT_REGION_BLOCK_TOKENS
+#define TOKEN_BYTES  KVT_REGION_TOKEN_BYTES
 #define NAMES        6u
 
 struct world {
@@ -33,51 +34,22 @@ struct world {
     uint32_t fds;
 };
 
-static struct kvmem_space_options space_options(void)
-{
-    struct kvmem_space_options options = {.size = sizeof(options),
-                                          .layout = KVMEM_LAYOUT_TOKEN_MAJOR,
-                                          .flags = KVMEM_SPACE_REGIONS,
-                                          .name = "faults",
-                                          .block_tokens = BLOCK_TOKENS,
-                                          .group_count = 1,
-                                          .shard_count = 1,
-                                          .low_water_blocks = 1,
-                                          .refill_blocks = 4};
-
-    options.groups[0] = (struct kvmem_group_options){.layer_count = 2,
-                                                     .kv_head_count = 2,
-                                                     .head_dim_k = 64,
-                                                     .head_dim_v = 64,
-                                                     .dtype_k = KVMEM_DTYPE_BF16,
-                                                     .dtype_v = KVMEM_DTYPE_BF16};
-    return options;
-}
-
 static void write_tokens(const struct world *w, struct kvmem_seq seq, uint32_t first, uint32_t end)
 {
-    char *base = kvmem_space_base(w->space, 0, 0);
-    const int32_t *table;
-
-    cr_assert(kvmem_table_view(w->space, 0, seq, &table) >= 0);
     for (uint32_t t = first; t < end; t++)
-        memset(base + ((uint64_t)table[t / BLOCK_TOKENS] * BLOCK_TOKENS + t % BLOCK_TOKENS) *
-                          TOKEN_BYTES,
-               (int)(t + 1), TOKEN_BYTES);
+        memset(kvt_region_block_token(w->space, seq, t), (int)(t + 1), TOKEN_BYTES);
 }
 
 static int open_region(struct world *w, struct kvmem_seq seq, struct kvmem_region **region)
 {
-    struct kvmem_region_options options = {.size = sizeof(options), .token_limit = 100};
-
-    return kvmem_region_open(w->space, seq, &options, region);
+    return kvt_region_open(w->space, seq, 100, region);
 }
 
 static void world_init(struct world *w)
 {
     struct kvi_backend_host_options host = {.options_bytes = sizeof(host), .granule_bytes = 4096};
     struct kvi_client_options options = {.outbox_records = 1024};
-    struct kvmem_space_options space = space_options();
+    struct kvmem_space_options space = kvt_region_space("faults");
     struct kvi_link *link;
 
     memset(w, 0, sizeof(*w));
@@ -169,8 +141,7 @@ static struct view look(const struct world *w)
         cr_assert(kvmem_table_padded(w->space, 0, 1, &seqs[i], 16, v.tables[i], NULL) == 0);
     }
     for (int i = 0; i < 2; i++) {
-        v.regions[i].size = sizeof(v.regions[i]);
-        cr_assert(kvmem_region_info(i ? w->empty_region : w->region, &v.regions[i]) == 0);
+        v.regions[i] = kvt_region_info(i ? w->empty_region : w->region);
         look_at_bytes(w, &v.regions[i], i ? w->empty : w->seq);
     }
     return v;
@@ -328,7 +299,6 @@ Test(region_fault, undoing_fails_too, .timeout = 120)
 
     for (uint32_t i = 0; i < 3; i++)
         for (uint64_t n = 1; n < 12; n++) {
-            struct kvmem_region_info info = {.size = sizeof(info)};
             struct world w;
             int code;
 
@@ -339,7 +309,6 @@ Test(region_fault, undoing_fails_too, .timeout = 120)
             code = operations[i](&w);
             cr_assert(code == (kvi_backend_fault_fired(w.backend) ? KVMEM_E_SYSTEM : 0));
             cr_assert(kvmem_client_check(w.client) == 0, "%s", kvmem_error_detail()->text);
-            cr_assert(kvmem_region_info(w.region, &info) == 0);
             kvi_backend_fault_disarm(w.backend);
             cr_assert(kvmem_client_dispatch(w.client, 0) >= 0);
             look(&w);

@@ -18,11 +18,12 @@
 
 #include "support/daemon.h"
 #include "support/random.h"
+#include "support/regions.h"
 
 #define SEQS         12u
 #define CLIENTS      2u
 #define TOKENS_MAX   160u
-#define BLOCK_TOKENS 4u
+#define BLOCK_TOKENS KVT_REGION_BLOCK_TOKENS
 #define TOKEN_BYTES  2048u
 #define BLOCKS_MAX   (TOKENS_MAX / BLOCK_TOKENS)
 #define PROMPTS      6u
@@ -96,17 +97,9 @@ static bool token_is(const char *at, uint32_t tag)
     return true;
 }
 
-static struct kvmem_region_info info_of(const struct twin *t)
-{
-    struct kvmem_region_info info = {.size = sizeof(info)};
-
-    cr_assert_eq(kvmem_region_info(t->region, &info), 0);
-    return info;
-}
-
 static char *in_view(const struct twin *t, uint32_t token)
 {
-    struct kvmem_region_info info = info_of(t);
+    struct kvmem_region_info info = kvt_region_info(t->region);
 
     cr_assert(token < info.mapped_tokens);
     return (char *)info.base + token * info.token_stride_bytes;
@@ -139,7 +132,7 @@ static void verify(struct model *m, const struct side *s, const struct twin *t)
     m->verified++;
     if (!t->region)
         return;
-    info = info_of(t);
+    info = kvt_region_info(t->region);
     cr_assert(info.token_stride_bytes == TOKEN_BYTES &&
               info.block_bytes == BLOCK_TOKENS * TOKEN_BYTES);
     cr_assert(info.mapped_tokens >= t->appended, "%" PRIu64 " of %u tokens are mapped",
@@ -194,7 +187,7 @@ static void end_region(struct model *m, struct twin *t)
 
     if (!t->region)
         return;
-    info = info_of(t);
+    info = kvt_region_info(t->region);
     m->waits += info.waits;
     m->remaps += info.remaps;
     t->region = NULL;
@@ -477,24 +470,13 @@ static void begin(struct model *m, uint64_t quota_bytes, uint64_t seed)
 {
     struct kvmem_connect_options connect = {.size = sizeof(connect),
                                             .socket_path = daemon_.socket_path};
-    struct kvmem_space_options options = {.size = sizeof(options),
-                                          .layout = KVMEM_LAYOUT_TOKEN_MAJOR,
-                                          .flags = KVMEM_SPACE_REGIONS,
-                                          .name = "regions",
-                                          .block_tokens = BLOCK_TOKENS,
-                                          .group_count = 1,
-                                          .shard_count = 1,
-                                          .quota_bytes = quota_bytes,
-                                          .seq_limit = SEQS,
-                                          .low_water_blocks = 8,
-                                          .refill_blocks = 12};
+    struct kvmem_space_options options = kvt_region_space("regions");
 
-    options.groups[0] = (struct kvmem_group_options){.layer_count = 4,
-                                                     .kv_head_count = 2,
-                                                     .head_dim_k = 64,
-                                                     .head_dim_v = 64,
-                                                     .dtype_k = KVMEM_DTYPE_BF16,
-                                                     .dtype_v = KVMEM_DTYPE_BF16};
+    options.quota_bytes = quota_bytes;
+    options.seq_limit = SEQS;
+    options.low_water_blocks = 8;
+    options.refill_blocks = 12;
+    options.groups[0].layer_count *= TOKEN_BYTES / KVT_REGION_TOKEN_BYTES;
     memset(m, 0, sizeof(*m));
     m->random = seed;
     for (uint32_t i = 0; i < CLIENTS; i++) {
