@@ -59,3 +59,9 @@ char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, ui
            (uint64_t)table[at] * geometry.index_stride_bytes +
            token % KVT_REGION_BLOCK_TOKENS * geometry.k_token_stride_bytes;
 }
+
+void kvt_region_names(struct kvmem_name *names, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        names[i] = (struct kvmem_name){{1, (uint8_t)i}};
+}

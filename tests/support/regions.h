@@ -22,4 +22,7 @@ struct kvmem_region_info kvt_region_info(const struct kvmem_region *region);
 /* Token `token` of the sequence, behind its table. */
 char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token);
 
+/* Names for the first blocks of a prefix, the same in every process. */
+void kvt_region_names(struct kvmem_name *names, uint32_t count);
+
 #endif
