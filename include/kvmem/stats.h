@@ -25,8 +25,9 @@ struct kvmem_space_stats {
     uint32_t size; /* sizeof(struct kvmem_space_stats), set by the caller */
     uint32_t live_seqs;
     uint64_t free_blocks;
-    uint64_t private_blocks; /* in sequences, not entries */
+    uint64_t private_blocks; /* in sequences or cooling, not entries */
     uint64_t leased_blocks;  /* entries that this client holds */
+    uint64_t cooling_blocks; /* references given up with a fence that has not passed yet */
     uint64_t owned_segments;
     uint64_t mapped_segments; /* owned ones included */
     uint64_t appended_tokens; /* since the space was opened */

@@ -5,24 +5,30 @@
 #include <kvmem/blocks.h>
 
 #include "api/check.h"
+#include "client/blocks.h"
 
-static int not_supported(const struct kvmem_space *space)
+static int check(const struct kvmem_space *space, uint32_t group, uint32_t n, const void *blocks,
+                 const char *name)
 {
-    if (!space)
-        return kvi_api_is_null("space");
-    return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "copies of blocks are not supported yet");
+    int code = space ? kvi_api_check_group(space, group) : kvi_api_is_null("space");
+
+    return code ? code : kvi_api_check_array(blocks, n, name);
 }
 
 int kvmem_blocks_copy(struct kvmem_space *space, uint32_t group, uint32_t n, const int32_t *from,
                       const int32_t *to, void *stream)
 {
-    (void)group, (void)n, (void)from, (void)to, (void)stream;
-    return not_supported(space);
+    int code = check(space, group, n, from, "from");
+
+    if (!code)
+        code = kvi_api_check_array(to, n, "to");
+    return code ? code : kvi_blocks_run(space, n, from, to, "to", stream);
 }
 
 int kvmem_blocks_zero(struct kvmem_space *space, uint32_t group, uint32_t n, const int32_t *blocks,
                       void *stream)
 {
-    (void)group, (void)n, (void)blocks, (void)stream;
-    return not_supported(space);
+    int code = check(space, group, n, blocks, "blocks");
+
+    return code ? code : kvi_blocks_run(space, n, NULL, blocks, "blocks", stream);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Argument checks that the public functions share. Each returns 0 or INVALID (NOT_SUPPORTED for a
- * fence) with the argument's name in the detail.
+ * fence of a stream on the host) with the argument's name in the detail.
  */
 #ifndef KVI_API_CHECK_H
 #define KVI_API_CHECK_H
@@ -49,9 +49,11 @@ static inline int kvi_api_check_array(const void *array, uint32_t count, const c
     return !count || array ? 0 : kvi_api_is_null(name);
 }
 
-static inline int kvi_api_check_fence(struct kvmem_fence fence)
+static inline int kvi_api_check_fence(struct kvmem_space *space, const struct kvmem_fence *fence)
 {
-    return fence.kind <= KVMEM_FENCE_HOST ? 0 : kvi_fence_check(&fence);
+    return fence->kind <= KVMEM_FENCE_HOST
+               ? 0
+               : kvi_fence_check(space->client, kvi_space_backend(space), fence);
 }
 
 #endif

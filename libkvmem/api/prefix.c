@@ -22,11 +22,9 @@ int kvmem_prefix_lookup(struct kvmem_space *space, uint32_t count, const struct 
 
     if (!code)
         code = kvi_api_check_array(blocks, count, "blocks");
-    if (!code)
-        code = kvi_prefix_lookup(space, count, names, blocks);
-    if (code >= 0 && ready)
+    if (!code && ready)
         *ready = kvmem_fence_none();
-    return code;
+    return code ? code : kvi_prefix_lookup(space, count, names, blocks, ready);
 }
 
 int kvmem_prefix_peek(struct kvmem_space *space, uint32_t count, const struct kvmem_name *names)
@@ -50,8 +48,8 @@ int kvmem_prefix_release(struct kvmem_space *space, uint32_t count, const int32_
     int code = space ? kvi_api_check_array(blocks, count, "blocks") : kvi_api_is_null("space");
 
     if (!code)
-        code = kvi_api_check_fence(fence);
-    return code ? code : kvi_prefix_release(space, count, blocks);
+        code = kvi_api_check_fence(space, &fence);
+    return code ? code : kvi_prefix_release(space, count, blocks, &fence);
 }
 
 int kvmem_seq_publish(struct kvmem_space *space, struct kvmem_seq seq, uint32_t first_block,
@@ -60,8 +58,8 @@ int kvmem_seq_publish(struct kvmem_space *space, struct kvmem_seq seq, uint32_t 
     int code = space ? kvi_api_check_array(names, count, "names") : kvi_api_is_null("space");
 
     if (!code)
-        code = kvi_api_check_fence(fence);
-    return code ? code : kvi_seq_publish(space, seq, first_block, count, names);
+        code = kvi_api_check_fence(space, &fence);
+    return code ? code : kvi_seq_publish(space, seq, first_block, count, names, &fence);
 }
 
 int kvmem_publish_results(struct kvmem_space *space, uint32_t limit,

@@ -27,10 +27,17 @@ int kvmem_region_open(struct kvmem_space *space, struct kvmem_seq seq,
 
 int kvmem_region_close(struct kvmem_region *region, struct kvmem_fence fence)
 {
-    int code = kvi_api_check_fence(fence);
+    struct kvi_point point = {0};
+    int code;
 
-    if (!code && region)
-        kvi_region_close(region);
+    if (!region)
+        return 0;
+    code = kvi_api_check_fence(region->space, &fence);
+    if (!code && kvi_fence_is_pending(region->space->client, &fence))
+        code =
+            kvi_fence_take(region->space->client, kvi_space_backend(region->space), &fence, &point);
+    if (!code)
+        kvi_region_close(region, &point);
     return code;
 }
 

@@ -29,8 +29,8 @@ int kvmem_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_se
     int code = check_batch(space, n, seqs);
 
     if (!code)
-        code = kvi_api_check_fence(fence);
-    return code ? code : kvi_seqs_free(space, n, seqs);
+        code = kvi_api_check_fence(space, &fence);
+    return code ? code : kvi_seqs_free(space, n, seqs, &fence);
 }
 
 int kvmem_seq_free(struct kvmem_space *space, struct kvmem_seq seq, struct kvmem_fence fence)
@@ -62,8 +62,8 @@ int kvmem_seqs_append(struct kvmem_space *space, uint32_t n, const struct kvmem_
     int code = check_batch(space, n, seqs);
 
     if (!code)
-        code = kvi_api_check_fence(fence);
-    return code ? code : kvi_seqs_append(space, n, seqs, counts);
+        code = kvi_api_check_fence(space, &fence);
+    return code ? code : kvi_seqs_append(space, n, seqs, counts, &fence);
 }
 
 int kvmem_seq_append(struct kvmem_space *space, struct kvmem_seq seq, uint32_t tokens,
@@ -88,9 +88,9 @@ int kvmem_seq_commit(struct kvmem_space *space, struct kvmem_seq seq, uint32_t t
 int kvmem_seq_truncate(struct kvmem_space *space, struct kvmem_seq seq, uint64_t tokens,
                        struct kvmem_fence fence)
 {
-    int code = space ? kvi_api_check_fence(fence) : kvi_api_is_null("space");
+    int code = space ? kvi_api_check_fence(space, &fence) : kvi_api_is_null("space");
 
-    return code ? code : kvi_seq_truncate(space, seq, tokens);
+    return code ? code : kvi_seq_truncate(space, seq, tokens, &fence);
 }
 
 int kvmem_seq_info(const struct kvmem_space *space, struct kvmem_seq seq,

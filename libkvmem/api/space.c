@@ -29,7 +29,7 @@ int kvmem_space_open(struct kvmem_client *client, const struct kvmem_space_optio
 void kvmem_space_close(struct kvmem_space *space)
 {
     if (space)
-        kvi_space_close(space);
+        kvi_space_close(space, kvi_client_deadline_ns(space->client->timeout_ns));
 }
 
 int kvmem_space_geometry(const struct kvmem_space *space, uint32_t group,
@@ -122,6 +122,7 @@ int kvmem_space_stats(const struct kvmem_space *space, struct kvmem_space_stats 
     out->free_blocks = kvi_pool_free_blocks(pool);
     out->private_blocks = kvi_pool_used_blocks(pool) - (space->scratch != KVMEM_BLOCK_NONE);
     out->leased_blocks = pool->leased_blocks;
+    out->cooling_blocks = space->cooling.blocks;
     out->owned_segments = pool->owned_segments;
     out->mapped_segments = space->mapped_segments;
     out->appended_tokens = space->appended_tokens;

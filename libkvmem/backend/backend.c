@@ -8,6 +8,7 @@
  *   addresses  multiples of the granule; address + bytes does not wrap
  *   access     KVI_ACCESS_RO or KVI_ACCESS_RW
  *   copies     1 byte or more, nothing wraps, device ranges of one copy do not overlap
+ *   lists      one block or cell or more, indices not negative, no address wraps
  *   pointers   not NULL; pins on whole OS pages; counters 8-byte aligned
  *
  * No state, no locks; any thread.
@@ -19,7 +20,9 @@
 
 #include "util/error.h"
 
-#define BYTES_MAX ((uint64_t)INT64_MAX)
+#define BYTES_MAX       ((uint64_t)INT64_MAX)
+#define BLOCK_ALIGNMENT 16u
+#define STRIDE_MAX      (UINT64_C(1) << 32)
 
 int kvi_backend_table_check(const struct kvi_backend *b)
 {
@@ -258,6 +261,91 @@ int kvi_backend_copy_out(struct kvi_backend *b, void *to, uint64_t from, uint64_
         rc = span_check("copy_out", "to", (uintptr_t)to, bytes);
     return rc < 0 ? rc : b->ops->copy_out(b, to, from, bytes, stream);
 }
+
+/* ---- blocks and cells ---- */
+
+static int blocks_shape_check(const struct kvi_backend_blocks *list)
+{
+    if (list->bytes == 0 || list->bytes % BLOCK_ALIGNMENT != 0 ||
+        list->bytes > list->stride_bytes || list->stride_bytes % BLOCK_ALIGNMENT != 0 ||
+        list->stride_bytes > STRIDE_MAX)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "blocks: bytes is %" PRIu64 ", stride_bytes %" PRIu64
+                             ": want multiples of 16, 16 <= bytes <= stride_bytes <= 2^32",
+                             list->bytes, list->stride_bytes);
+    if (list->base % BLOCK_ALIGNMENT != 0 || list->base > BYTES_MAX)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "blocks: base is %#" PRIx64 ": want a multiple of 16 below 2^63",
+                             list->base);
+    return 0;
+}
+
+static int indices_check(const char *name, const int32_t *indices, uint32_t count)
+{
+    int32_t bits = 0;
+    uint32_t at = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        bits |= indices[i];
+    if (bits >= 0)
+        return 0;
+    while (indices[at] >= 0)
+        at++;
+    return kvi_error_set(KVMEM_E_INVALID, "blocks: %s[%" PRIu32 "] is %" PRId32 ": want 0 or more",
+                         name, at, indices[at]);
+}
+
+int kvi_backend_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                       uint64_t stream)
+{
+    int rc = pointer_check("blocks", "list", list);
+
+    if (rc < 0 || list->count == 0)
+        return rc;
+    rc = pointer_check("blocks", "to", list->to);
+    if (rc == 0)
+        rc = blocks_shape_check(list);
+    if (rc == 0)
+        rc = indices_check("to", list->to, list->count);
+    if (rc == 0 && list->from != NULL)
+        rc = indices_check("from", list->from, list->count);
+    return rc < 0 ? rc : b->ops->blocks(b, list, stream);
+}
+
+int kvi_backend_cells(struct kvi_backend *b, uint64_t base, const struct kvi_backend_cell *cells,
+                      uint32_t count, uint64_t stream)
+{
+    int rc;
+
+    if (count == 0)
+        return 0;
+    rc = pointer_check("cells", "cells", cells);
+    if (rc < 0)
+        return rc;
+    if (base % sizeof(int32_t) != 0 || base > BYTES_MAX)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "cells: base is %#" PRIx64 ": want a multiple of 4 below 2^63", base);
+    if ((uintptr_t)cells % sizeof(*cells) != 0)
+        return kvi_error_set(KVMEM_E_INVALID, "cells: cells is %p: want a multiple of 8",
+                             (const void *)cells);
+    return b->ops->cells(b, base, cells, count, stream);
+}
+
+int kvi_backend_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address)
+{
+    int rc = pointer_check("device_alloc", "out_address", out_address);
+
+    if (rc == 0)
+        rc = span_check("device_alloc", "address", 0, bytes);
+    return rc < 0 ? rc : b->ops->device_alloc(b, bytes, out_address);
+}
+
+int kvi_backend_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes)
+{
+    return b->ops->device_free(b, address, bytes);
+}
+
+/* ---- pins and fences ---- */
 
 static int pin_check(const char *operation, const void *memory, uint64_t bytes)
 {

@@ -38,7 +38,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KVI_BACKEND_VERSION    1u
+#define KVI_BACKEND_VERSION    2u
 #define KVI_BACKEND_NAME_BYTES 48
 
 struct kvi_backend;
@@ -96,6 +96,24 @@ struct kvi_backend_memory {
     uint64_t mapping_count;
     uint64_t mapped_bytes; /* of address space: a segment mapped twice counts twice */
     uint64_t pin_count;
+    uint64_t allocation_count; /* of device_alloc */
+    uint64_t allocation_bytes;
+};
+
+/* Blocks of one space, by index: block i is the `bytes` from base + i × stride_bytes on. */
+struct kvi_backend_blocks {
+    uint64_t base;
+    uint64_t stride_bytes;
+    uint64_t bytes;
+    uint32_t count;
+    const int32_t *from; /* (count); NULL: the destinations are cleared */
+    const int32_t *to;   /* (count) */
+};
+
+/* ((int32_t *)base)[at] = value */
+struct kvi_backend_cell {
+    uint32_t at;
+    int32_t value;
 };
 
 struct kvi_backend_ops {
@@ -124,6 +142,12 @@ struct kvi_backend_ops {
                    uint64_t stream);
     int (*copy_out)(struct kvi_backend *b, void *to, uint64_t from, uint64_t bytes,
                     uint64_t stream);
+    int (*blocks)(struct kvi_backend *b, const struct kvi_backend_blocks *list, uint64_t stream);
+    int (*cells)(struct kvi_backend *b, uint64_t base, const struct kvi_backend_cell *cells,
+                 uint32_t count, uint64_t stream);
+
+    int (*device_alloc)(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address);
+    int (*device_free)(struct kvi_backend *b, uint64_t address, uint64_t bytes);
 
     int (*host_pin)(struct kvi_backend *b, void *memory, uint64_t bytes);
     int (*host_unpin)(struct kvi_backend *b, void *memory, uint64_t bytes);
@@ -146,6 +170,10 @@ struct kvi_backend_ops {
     X(COPY, copy)                             \
     X(COPY_IN, copy_in)                       \
     X(COPY_OUT, copy_out)                     \
+    X(BLOCKS, blocks)                         \
+    X(CELLS, cells)                           \
+    X(DEVICE_ALLOC, device_alloc)             \
+    X(DEVICE_FREE, device_free)               \
     X(HOST_PIN, host_pin)                     \
     X(HOST_UNPIN, host_unpin)                 \
     X(FENCE_SIGNAL, fence_signal)             \
@@ -225,10 +253,11 @@ int kvi_backend_set_access(struct kvi_backend *b, uint64_t address, uint64_t byt
 int kvi_backend_unmap(struct kvi_backend *b, uint64_t address, uint64_t bytes);
 
 /* ---- copies ----
- * 1 ≤ bytes; device ranges lie in mappings, destinations in read-write ones; the two ranges do
- * not overlap. `stream` is the device's own handle (a CUstream), 0 the default one; on CUDA the
- * copy is ordered on it and may be still running on return, on the host it is done on return
- * and the stream is ignored. INVALID for a range, SYSTEM for the device's failure. */
+ * 1 ≤ bytes; device ranges lie in mappings, destinations in read-write ones, or in memory of
+ * device_alloc; the two ranges do not overlap. `stream` is the device's own handle (a CUstream), 0
+ * the default one; on CUDA the copy is ordered on it and may be still running on return, on the
+ * host it is done on return and the stream is ignored. INVALID for a range, SYSTEM for the device's
+ * failure. */
 
 int kvi_backend_copy(struct kvi_backend *b, uint64_t to, uint64_t from, uint64_t bytes,
                      uint64_t stream);
@@ -236,6 +265,50 @@ int kvi_backend_copy_in(struct kvi_backend *b, uint64_t to, const void *from, ui
                         uint64_t stream);
 int kvi_backend_copy_out(struct kvi_backend *b, void *to, uint64_t from, uint64_t bytes,
                          uint64_t stream);
+
+/* ---- blocks and cells ----
+ * What an engine's process does to its own memory, inside the device: on CUDA one kernel launch
+ * for up to KVI_BACKEND_BLOCKS_MAX blocks, another for each further as many. A daemon never calls
+ * these two: it has no kernels in any context.
+ *
+ * Ordered on `stream` as a copy is, and not waiting; all of the list is looked at before anything
+ * is enqueued. Should the device then fail in the middle of several launches (SYSTEM), those
+ * before it are under way. blocks() may be captured in a graph, the list goes by value. */
+
+#define KVI_BACKEND_BLOCKS_MAX 500u
+
+/* Copy block from[i] to block to[i], or clear it. base, stride_bytes and bytes are multiples of
+ * 16, bytes at most the stride, that at most 2^32. Each destination is named once and is no
+ * source, else its bytes are undefined: this is not looked at. INVALID (names the place in the
+ * list and the block), SYSTEM. */
+int kvi_backend_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                       uint64_t stream);
+
+/* Store cells into device memory from `base` (a multiple of 4) on. `cells` lie in memory that was
+ * pinned, and stay as they are until the stream is past. From base to the last cell all is mapped
+ * read-write, or of one device_alloc. Each cell is named once. INVALID, SYSTEM. */
+int kvi_backend_cells(struct kvi_backend *b, uint64_t base, const struct kvi_backend_cell *cells,
+                      uint32_t count, uint64_t stream);
+
+/* Bytes from the base to the end of the last cell; count > 0. */
+static inline uint64_t kvi_backend_cells_bytes(const struct kvi_backend_cell *cells, uint32_t count)
+{
+    uint32_t last = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        last = cells[i].at > last ? cells[i].at : last;
+    return ((uint64_t)last + 1) * sizeof(int32_t);
+}
+
+/* ---- memory of this process alone, outside the pool ----
+ * Neither segment nor mapping: it is not exported, and its access is not changed. */
+
+/* `bytes` (1 … 2^63 − 1) of device memory, at a multiple of 256, read-write, contents undefined.
+ * DEVICE_FULL, NO_MEMORY (the tables, on the host also the memory), SYSTEM. */
+int kvi_backend_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address);
+
+/* Give it back, as it was allocated. On CUDA it may wait for the device. INVALID, SYSTEM. */
+int kvi_backend_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes);
 
 /* ---- fences ----
  * A timeline is a 64-bit counter, 8-byte aligned, that only grows, in host memory that every

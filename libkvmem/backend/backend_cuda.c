@@ -272,6 +272,7 @@ static void cuda_destroy(struct kvi_backend *b)
     kvi_backend_cuda_space_fini(cuda);
     kvi_backend_cuda_segments_fini(cuda);
     kvi_backend_cuda_pins_fini(cuda);
+    kvi_backend_cuda_allocations_fini(cuda);
     if (entered)
         kvi_backend_cuda_leave(cuda);
     (void)cuda->driver->context_release(cuda->device);
@@ -299,6 +300,10 @@ static const struct kvi_backend_ops cuda_ops = {
     .copy = kvi_backend_cuda_copy,
     .copy_in = kvi_backend_cuda_copy_in,
     .copy_out = kvi_backend_cuda_copy_out,
+    .blocks = kvi_backend_cuda_blocks,
+    .cells = kvi_backend_cuda_cells,
+    .device_alloc = kvi_backend_cuda_device_alloc,
+    .device_free = kvi_backend_cuda_device_free,
     .host_pin = kvi_backend_cuda_host_pin,
     .host_unpin = kvi_backend_cuda_host_unpin,
     .fence_signal = kvi_backend_cuda_fence_signal,
@@ -340,7 +345,7 @@ static int cuda_init(struct kvi_backend_cuda *cuda)
         rc = kvi_error_sys(KVMEM_E_SYSTEM, error, "CUDA backend: pthread_mutex_init");
         goto fail_lock;
     }
-    rc = kvi_book_init(&cuda->book, cuda->alloc);
+    rc = kvi_book_init(&cuda->book, cuda->alloc, cuda->base.info.granule_bytes);
     if (rc < 0)
         goto fail_pin_lock;
     return 0;

@@ -85,7 +85,7 @@ static int fence_check(struct kvi_backend_cuda *cuda, const uint64_t *counter, u
                              "%s: value is %" PRIu64 ": want 0 to 2^63 - 1: the device compares "
                              "values cyclically",
                              operation, value);
-    return kvi_backend_cuda_pin_find(cuda, counter, operation, out_address);
+    return kvi_backend_cuda_pin_find(cuda, counter, sizeof(*counter), operation, out_address);
 }
 
 int kvi_backend_cuda_fence_signal(struct kvi_backend *b, uint64_t *counter, uint64_t value,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the parts of the CUDA backend share: backend_cuda.c (life), _segment.c, _space.c,
- * _copy.c (copies, fences) and _pin.c. Nobody else includes it, but their test.
+ * _copy.c (copies, fences), _blocks.c (blocks, cells, allocations) and _pin.c. Nobody else includes
+ * it, but their test.
  *
  * Locks, in the order in which they are taken:
  *   lock          held across the driver calls of one segment or address space operation
@@ -96,9 +97,17 @@ int kvi_backend_cuda_fence_signal(struct kvi_backend *b, uint64_t *counter, uint
 int kvi_backend_cuda_fence_wait(struct kvi_backend *b, uint64_t *counter, uint64_t value,
                                 uint64_t stream);
 
+int kvi_backend_cuda_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                            uint64_t stream);
+int kvi_backend_cuda_cells(struct kvi_backend *b, uint64_t base,
+                           const struct kvi_backend_cell *cells, uint32_t count, uint64_t stream);
+int kvi_backend_cuda_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address);
+int kvi_backend_cuda_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes);
+void kvi_backend_cuda_allocations_fini(struct kvi_backend_cuda *cuda);
+
 int kvi_backend_cuda_host_pin(struct kvi_backend *b, void *memory, uint64_t bytes);
 int kvi_backend_cuda_host_unpin(struct kvi_backend *b, void *memory, uint64_t bytes);
-int kvi_backend_cuda_pin_find(struct kvi_backend_cuda *cuda, const uint64_t *counter,
+int kvi_backend_cuda_pin_find(struct kvi_backend_cuda *cuda, const void *memory, uint64_t bytes,
                               const char *operation, kvi_cu_address *out_address);
 void kvi_backend_cuda_pins_fini(struct kvi_backend_cuda *cuda);
 

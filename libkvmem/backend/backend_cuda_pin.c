@@ -235,24 +235,25 @@ int kvi_backend_cuda_host_unpin(struct kvi_backend *b, void *memory, uint64_t by
     return rc;
 }
 
-int kvi_backend_cuda_pin_find(struct kvi_backend_cuda *cuda, const uint64_t *counter,
+int kvi_backend_cuda_pin_find(struct kvi_backend_cuda *cuda, const void *memory, uint64_t bytes,
                               const char *operation, kvi_cu_address *out_address)
 {
-    uint64_t start = (uintptr_t)counter;
+    uint64_t start = (uintptr_t)memory;
     bool found = false;
 
     pthread_mutex_lock(&cuda->pin_lock);
     for (size_t i = 0; i < cuda->pin_count && !found; i++) {
         const struct kvi_backend_cuda_pin *pin = &cuda->pins[i];
 
-        found = start >= pin->start && start - pin->start < pin->bytes;
+        found = start >= pin->start && start - pin->start < pin->bytes &&
+                bytes <= pin->bytes - (start - pin->start);
         if (found)
             *out_address = pin->device_address + (start - pin->start);
     }
     pthread_mutex_unlock(&cuda->pin_lock);
     if (!found)
-        return kvi_error_set(KVMEM_E_INVALID, "%s: counter %p is in no pinned memory", operation,
-                             (const void *)counter);
+        return kvi_error_set(KVMEM_E_INVALID, "%s: %p of %" PRIu64 " bytes is in no pinned memory",
+                             operation, memory, bytes);
     return 0;
 }
 

@@ -63,13 +63,17 @@ int kvi_backend_cuda_reserve(struct kvi_backend *b, uint64_t bytes, uint64_t ali
 
     if (rc < 0)
         return rc;
-    rc = kvi_book_reservation_room(&cuda->book);
-    if (rc == 0)
-        rc = range_align(cuda, bytes, alignment, &one);
-    if (rc == 0) {
+    rc = kvi_book_reservation_room(&cuda->book, bytes, &one);
+    if (rc < 0)
+        goto unlock;
+    rc = range_align(cuda, bytes, alignment, &one);
+    if (rc < 0) {
+        kvi_book_reservation_forget(&cuda->book, &one);
+    } else {
         kvi_book_reservation_add(&cuda->book, &one);
         *out_base = one.base;
     }
+unlock:
     kvi_backend_cuda_unlock(cuda);
     return rc;
 }

@@ -197,6 +197,18 @@ FAULT_OPERATION(COPY_IN, copy_in,
 FAULT_OPERATION(COPY_OUT, copy_out,
                 (struct kvi_backend * b, void *to, uint64_t from, uint64_t bytes, uint64_t stream),
                 (inner, to, from, bytes, stream))
+FAULT_OPERATION(BLOCKS, blocks,
+                (struct kvi_backend * b, const struct kvi_backend_blocks *list, uint64_t stream),
+                (inner, list, stream))
+FAULT_OPERATION(CELLS, cells,
+                (struct kvi_backend * b, uint64_t base, const struct kvi_backend_cell *cells,
+                 uint32_t count, uint64_t stream),
+                (inner, base, cells, count, stream))
+FAULT_OPERATION(DEVICE_ALLOC, device_alloc,
+                (struct kvi_backend * b, uint64_t bytes, uint64_t *out_address),
+                (inner, bytes, out_address))
+FAULT_OPERATION(DEVICE_FREE, device_free,
+                (struct kvi_backend * b, uint64_t address, uint64_t bytes), (inner, address, bytes))
 FAULT_OPERATION(HOST_PIN, host_pin, (struct kvi_backend * b, void *memory, uint64_t bytes),
                 (inner, memory, bytes))
 FAULT_OPERATION(HOST_UNPIN, host_unpin, (struct kvi_backend * b, void *memory, uint64_t bytes),

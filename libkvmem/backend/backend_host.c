@@ -370,27 +370,44 @@ static int host_unpin(struct kvi_backend *b, void *memory, uint64_t bytes)
     return rc;
 }
 
-/* The host could do without; but then a counter that nobody pinned would fail on CUDA alone. */
-static int counter_pinned(struct kvi_backend_host *host, const uint64_t *counter,
-                          const char *operation)
+/* The host could do without; but then memory that nobody pinned would fail on CUDA alone. */
+static int memory_pinned(struct kvi_backend_host *host, const void *memory, uint64_t bytes,
+                         const char *operation)
 {
-    uint64_t start = (uintptr_t)counter;
+    uint64_t start = (uintptr_t)memory;
     bool found = false;
 
     pthread_mutex_lock(&host->lock);
     for (size_t i = 0; i < host->pin_count && !found; i++)
-        found = start >= host->pins[i].start && start - host->pins[i].start < host->pins[i].bytes;
+        found = start >= host->pins[i].start && start - host->pins[i].start < host->pins[i].bytes &&
+                bytes <= host->pins[i].bytes - (start - host->pins[i].start);
     pthread_mutex_unlock(&host->lock);
     if (!found)
-        return kvi_error_set(KVMEM_E_INVALID, "%s: counter %p is in no pinned memory", operation,
-                             (const void *)counter);
+        return kvi_error_set(KVMEM_E_INVALID, "%s: %p of %" PRIu64 " bytes is in no pinned memory",
+                             operation, memory, bytes);
     return 0;
+}
+
+static int host_cells(struct kvi_backend *b, uint64_t base, const struct kvi_backend_cell *cells,
+                      uint32_t count, uint64_t stream)
+{
+    struct kvi_backend_host *host = kvi_backend_host_of(b);
+    int32_t *to = kvi_backend_pointer(base);
+    int rc = memory_pinned(host, cells, count * sizeof(*cells), "cells");
+
+    (void)stream;
+    if (rc == 0)
+        rc = kvi_backend_host_span(host, "cells", base, kvi_backend_cells_bytes(cells, count),
+                                   KVI_ACCESS_RW);
+    for (uint32_t i = 0; i < count && rc == 0; i++)
+        to[cells[i].at] = cells[i].value;
+    return rc;
 }
 
 static int host_fence_signal(struct kvi_backend *b, uint64_t *counter, uint64_t value,
                              uint64_t stream)
 {
-    int rc = counter_pinned(kvi_backend_host_of(b), counter, "fence_signal");
+    int rc = memory_pinned(kvi_backend_host_of(b), counter, sizeof(*counter), "fence_signal");
 
     (void)stream; /* everything before it on the host is done */
     if (rc == 0)
@@ -401,7 +418,7 @@ static int host_fence_signal(struct kvi_backend *b, uint64_t *counter, uint64_t 
 static int host_fence_wait(struct kvi_backend *b, uint64_t *counter, uint64_t value,
                            uint64_t stream)
 {
-    int rc = counter_pinned(kvi_backend_host_of(b), counter, "fence_wait");
+    int rc = memory_pinned(kvi_backend_host_of(b), counter, sizeof(*counter), "fence_wait");
 
     (void)stream;
     return rc < 0 ? rc : (int)kvi_backend_fence_poll(counter, value);
@@ -424,6 +441,8 @@ static int host_memory(struct kvi_backend *b, struct kvi_backend_memory *out)
         .mapping_count = host->mapping_count,
         .mapped_bytes = host->mapped_bytes,
         .pin_count = host->pin_count,
+        .allocation_count = host->allocations.count,
+        .allocation_bytes = host->allocations.bytes,
     };
     pthread_mutex_unlock(&host->lock);
     return 0;
@@ -460,6 +479,10 @@ static const struct kvi_backend_ops host_ops = {
     .copy = kvi_backend_host_copy,
     .copy_in = kvi_backend_host_copy_in,
     .copy_out = kvi_backend_host_copy_out,
+    .blocks = kvi_backend_host_blocks,
+    .cells = host_cells,
+    .device_alloc = kvi_backend_host_device_alloc,
+    .device_free = kvi_backend_host_device_free,
     .host_pin = host_pin,
     .host_unpin = host_unpin,
     .fence_signal = host_fence_signal,

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "backend/allocations.h"
 #include "backend/backend_host.h"
 
 struct kvi_backend_segment {
@@ -64,6 +65,7 @@ struct kvi_backend_host {
     bool ballast_full;
     uint64_t ballast; /* address, 0 before the first reservation; see backend_host_map.c */
 
+    struct kvi_allocations allocations;
     struct kvi_backend_pin *pins;
     size_t pin_count;
     size_t pin_capacity;
@@ -102,6 +104,14 @@ int kvi_backend_host_copy_in(struct kvi_backend *b, uint64_t to, const void *fro
                              uint64_t stream);
 int kvi_backend_host_copy_out(struct kvi_backend *b, void *to, uint64_t from, uint64_t bytes,
                               uint64_t stream);
+int kvi_backend_host_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                            uint64_t stream);
+int kvi_backend_host_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address);
+int kvi_backend_host_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes);
+
+/* May the device range be read, and written if `access` says so? INVALID. Takes the lock. */
+int kvi_backend_host_span(struct kvi_backend_host *host, const char *operation, uint64_t address,
+                          uint64_t bytes, enum kvi_access access);
 void kvi_backend_host_space_fini(struct kvi_backend_host *host);
 int kvi_backend_host_space_check(const struct kvi_backend_host *host);
 

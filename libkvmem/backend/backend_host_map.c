@@ -31,6 +31,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -463,25 +464,32 @@ unlock:
 
 /* ---- copies ---- */
 
-/* May the device range be read, and written if `access` says so? */
+/* May the range of mappings be read, and written if `access` says so? Under the lock. */
 static int span_mapped(struct kvi_backend_host *host, const char *operation, uint64_t address,
                        uint64_t bytes, enum kvi_access access)
 {
     struct mapping_run run;
+
+    if (!run_covering(host, address, bytes, &run))
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "%s: address %#" PRIx64 " + bytes %" PRIu64
+                             " is not mapped throughout",
+                             operation, address, bytes);
+    for (size_t at = run.first; at < run.last && access == KVI_ACCESS_RW; at++)
+        if (run.reservation->mappings[at].access != KVI_ACCESS_RW)
+            return kvi_error_set(KVMEM_E_INVALID, "%s: address %#" PRIx64 " is mapped read-only",
+                                 operation, run.reservation->mappings[at].address);
+    return 0;
+}
+
+int kvi_backend_host_span(struct kvi_backend_host *host, const char *operation, uint64_t address,
+                          uint64_t bytes, enum kvi_access access)
+{
     int rc = 0;
 
     pthread_mutex_lock(&host->lock);
-    if (!run_covering(host, address, bytes, &run)) {
-        rc = kvi_error_set(KVMEM_E_INVALID,
-                           "%s: address %#" PRIx64 " + bytes %" PRIu64 " is not mapped throughout",
-                           operation, address, bytes);
-        goto unlock;
-    }
-    for (size_t at = run.first; at < run.last && access == KVI_ACCESS_RW && rc == 0; at++)
-        if (run.reservation->mappings[at].access != KVI_ACCESS_RW)
-            rc = kvi_error_set(KVMEM_E_INVALID, "%s: address %#" PRIx64 " is mapped read-only",
-                               operation, run.reservation->mappings[at].address);
-unlock:
+    if (!kvi_allocations_hold(&host->allocations, address, bytes))
+        rc = span_mapped(host, operation, address, bytes, access);
     pthread_mutex_unlock(&host->lock);
     return rc;
 }
@@ -490,11 +498,11 @@ int kvi_backend_host_copy(struct kvi_backend *b, uint64_t to, uint64_t from, uin
                           uint64_t stream)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);
-    int rc = span_mapped(host, "copy", to, bytes, KVI_ACCESS_RW);
+    int rc = kvi_backend_host_span(host, "copy", to, bytes, KVI_ACCESS_RW);
 
     (void)stream;
     if (rc == 0)
-        rc = span_mapped(host, "copy", from, bytes, KVI_ACCESS_RO);
+        rc = kvi_backend_host_span(host, "copy", from, bytes, KVI_ACCESS_RO);
     if (rc == 0)
         memcpy(kvi_backend_pointer(to), kvi_backend_pointer(from), bytes);
     return rc;
@@ -503,7 +511,7 @@ int kvi_backend_host_copy(struct kvi_backend *b, uint64_t to, uint64_t from, uin
 int kvi_backend_host_copy_in(struct kvi_backend *b, uint64_t to, const void *from, uint64_t bytes,
                              uint64_t stream)
 {
-    int rc = span_mapped(kvi_backend_host_of(b), "copy_in", to, bytes, KVI_ACCESS_RW);
+    int rc = kvi_backend_host_span(kvi_backend_host_of(b), "copy_in", to, bytes, KVI_ACCESS_RW);
 
     (void)stream;
     if (rc == 0)
@@ -514,11 +522,101 @@ int kvi_backend_host_copy_in(struct kvi_backend *b, uint64_t to, const void *fro
 int kvi_backend_host_copy_out(struct kvi_backend *b, void *to, uint64_t from, uint64_t bytes,
                               uint64_t stream)
 {
-    int rc = span_mapped(kvi_backend_host_of(b), "copy_out", from, bytes, KVI_ACCESS_RO);
+    int rc = kvi_backend_host_span(kvi_backend_host_of(b), "copy_out", from, bytes, KVI_ACCESS_RO);
 
     (void)stream;
     if (rc == 0)
         memcpy(to, kvi_backend_pointer(from), bytes);
+    return rc;
+}
+
+/* ---- blocks ---- */
+
+static uint64_t block_address(const struct kvi_backend_blocks *list, int32_t block)
+{
+    return list->base + (uint64_t)block * list->stride_bytes;
+}
+
+/* Under the lock. */
+static int blocks_mapped(struct kvi_backend_host *host, const struct kvi_backend_blocks *list,
+                         const char *name, const int32_t *indices, enum kvi_access access)
+{
+    for (uint32_t i = 0; i < list->count; i++) {
+        char operation[64];
+
+        if (span_mapped(host, "blocks", block_address(list, indices[i]), list->bytes, access) == 0)
+            continue;
+        snprintf(operation, sizeof(operation), "blocks: %s[%" PRIu32 "] is block %" PRId32, name, i,
+                 indices[i]);
+        return span_mapped(host, operation, block_address(list, indices[i]), list->bytes, access);
+    }
+    return 0;
+}
+
+int kvi_backend_host_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
+                            uint64_t stream)
+{
+    struct kvi_backend_host *host = kvi_backend_host_of(b);
+    int rc;
+
+    (void)stream;
+    pthread_mutex_lock(&host->lock);
+    rc = blocks_mapped(host, list, "to", list->to, KVI_ACCESS_RW);
+    if (rc == 0 && list->from != NULL)
+        rc = blocks_mapped(host, list, "from", list->from, KVI_ACCESS_RO);
+    pthread_mutex_unlock(&host->lock);
+    for (uint32_t i = 0; i < list->count && rc == 0; i++) {
+        void *to = kvi_backend_pointer(block_address(list, list->to[i]));
+
+        if (list->from == NULL)
+            memset(to, 0, list->bytes);
+        else
+            memmove(to, kvi_backend_pointer(block_address(list, list->from[i])), list->bytes);
+    }
+    return rc;
+}
+
+/* ---- memory outside the pool ---- */
+
+static int memory_take(struct kvi_backend_host *host, uint64_t bytes, uint64_t *out_address)
+{
+    int rc = kvi_allocations_room(&host->allocations, host->alloc);
+    void *memory;
+
+    if (rc < 0)
+        return rc;
+    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return kvi_backend_host_failed(errno, "device_alloc: mmap");
+    kvi_allocations_add(&host->allocations, (uintptr_t)memory, bytes);
+    *out_address = (uintptr_t)memory;
+    return 0;
+}
+
+int kvi_backend_host_device_alloc(struct kvi_backend *b, uint64_t bytes, uint64_t *out_address)
+{
+    struct kvi_backend_host *host = kvi_backend_host_of(b);
+    int rc;
+
+    pthread_mutex_lock(&host->lock);
+    rc = memory_take(host, bytes, out_address);
+    pthread_mutex_unlock(&host->lock);
+    return rc;
+}
+
+int kvi_backend_host_device_free(struct kvi_backend *b, uint64_t address, uint64_t bytes)
+{
+    struct kvi_backend_host *host = kvi_backend_host_of(b);
+    size_t at = 0;
+    int rc;
+
+    pthread_mutex_lock(&host->lock);
+    rc = kvi_allocations_find(&host->allocations, address, bytes, &at);
+    if (rc == 0 && munmap(kvi_backend_pointer(address), bytes) < 0)
+        rc = kvi_backend_host_failed(errno, "device_free: munmap");
+    if (rc == 0)
+        kvi_allocations_remove(&host->allocations, at);
+    pthread_mutex_unlock(&host->lock);
     return rc;
 }
 
@@ -531,6 +629,10 @@ void kvi_backend_host_space_fini(struct kvi_backend_host *host)
         munmap(kvi_backend_pointer(host->reservations[i].base), host->reservations[i].bytes);
         mappings_free(host, &host->reservations[i]);
     }
+    for (size_t at = 0; at < host->allocations.count; at++)
+        munmap(kvi_backend_pointer(host->allocations.list[at].address),
+               host->allocations.list[at].bytes);
+    kvi_allocations_fini(&host->allocations, host->alloc);
     kvi_release(host->alloc, host->reservations,
                 host->reservation_capacity * sizeof(*host->reservations));
 }
@@ -589,5 +691,5 @@ int kvi_backend_host_space_check(const struct kvi_backend_host *host)
         return violated("mappings = mapping_count", mapping_count, host->mapping_count);
     if (mapped_bytes != host->mapped_bytes)
         return violated("bytes of mappings = mapped_bytes", mapped_bytes, host->mapped_bytes);
-    return 0;
+    return kvi_allocations_check(&host->allocations);
 }

@@ -12,6 +12,7 @@
 
 #define CAPACITY_FIRST 16
 #define SEGMENTS_MAX   ((size_t)UINT32_MAX - 1)
+#define GRANULES_MAX   (UINT64_C(1) << 32) /* of a reservation; more than there are addresses */
 
 int kvi_book_grow(const struct kvi_alloc *alloc, void *array, size_t *capacity, size_t count,
                   size_t element_bytes)
@@ -35,28 +36,31 @@ int kvi_book_grow(const struct kvi_alloc *alloc, void *array, size_t *capacity, 
     return 0;
 }
 
-int kvi_book_init(struct kvi_book *book, const struct kvi_alloc *alloc)
+int kvi_book_init(struct kvi_book *book, const struct kvi_alloc *alloc, uint64_t granule_bytes)
 {
     int error = pthread_mutex_init(&book->lock, NULL);
 
     if (error != 0)
         return kvi_error_sys(KVMEM_E_SYSTEM, error, "backend: pthread_mutex_init");
     book->alloc = alloc;
+    book->granule_shift = (uint32_t)__builtin_ctzll(granule_bytes);
     return 0;
 }
 
-static void mappings_free(struct kvi_book *book, struct kvi_book_reservation *r)
+static void reservation_free(struct kvi_book *book, struct kvi_book_reservation *r)
 {
+    kvi_release(book->alloc, r->rights, r->rights_count);
     kvi_release(book->alloc, r->mappings, r->mapping_capacity * sizeof(*r->mappings));
 }
 
 void kvi_book_fini(struct kvi_book *book)
 {
     for (size_t i = 0; i < book->reservation_count; i++)
-        mappings_free(book, &book->reservations[i]);
+        reservation_free(book, &book->reservations[i]);
     kvi_release(book->alloc, book->reservations,
                 book->reservation_capacity * sizeof(*book->reservations));
     kvi_release(book->alloc, book->segments, book->segment_capacity * sizeof(*book->segments));
+    kvi_allocations_fini(&book->allocations, book->alloc);
     pthread_mutex_destroy(&book->lock);
 }
 
@@ -206,15 +210,31 @@ static bool run_covering(const struct kvi_book *book, uint64_t address, uint64_t
 
 /* ---- reservations ---- */
 
-int kvi_book_reservation_room(struct kvi_book *book)
+int kvi_book_reservation_room(struct kvi_book *book, uint64_t bytes,
+                              struct kvi_book_reservation *one)
 {
+    uint64_t granules = bytes >> book->granule_shift;
     int rc;
 
     pthread_mutex_lock(&book->lock);
     rc = kvi_book_grow(book->alloc, &book->reservations, &book->reservation_capacity,
                        book->reservation_count, sizeof(*book->reservations));
     pthread_mutex_unlock(&book->lock);
-    return rc;
+    if (rc < 0)
+        return rc;
+    one->rights = granules <= GRANULES_MAX ? kvi_allocate(book->alloc, granules) : NULL;
+    if (one->rights == NULL)
+        return kvi_error_set(KVMEM_E_NO_MEMORY,
+                             "reserve: bytes is %" PRIu64 ": no memory for the rights of %" PRIu64
+                             " granules",
+                             bytes, granules);
+    one->rights_count = granules;
+    return 0;
+}
+
+void kvi_book_reservation_forget(struct kvi_book *book, struct kvi_book_reservation *one)
+{
+    reservation_free(book, one);
 }
 
 void kvi_book_reservation_add(struct kvi_book *book, const struct kvi_book_reservation *one)
@@ -253,7 +273,7 @@ struct kvi_book_reservation *kvi_book_reservation_find(struct kvi_book *book, ui
 void kvi_book_reservation_remove(struct kvi_book *book, struct kvi_book_reservation *one)
 {
     pthread_mutex_lock(&book->lock);
-    mappings_free(book, one);
+    reservation_free(book, one);
     book->reservation_count--;
     book->reserved_bytes -= one->bytes;
     memmove(one, one + 1,
@@ -262,6 +282,13 @@ void kvi_book_reservation_remove(struct kvi_book *book, struct kvi_book_reservat
 }
 
 /* ---- mappings ---- */
+
+static void rights_set(const struct kvi_book *book, struct kvi_book_reservation *r,
+                       const struct kvi_book_mapping *mapping, uint8_t access)
+{
+    memset(r->rights + ((mapping->address - r->base) >> book->granule_shift), access,
+           mapping->bytes >> book->granule_shift);
+}
 
 int kvi_book_map_place(struct kvi_book *book, uint64_t address, uint64_t bytes,
                        struct kvi_book_run *out)
@@ -298,6 +325,7 @@ void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place, u
     memmove(at + 1, at, (r->mapping_count - place->first) * sizeof(*at));
     *at = (struct kvi_book_mapping){.address = address, .bytes = bytes, .access = access};
     r->mapping_count++;
+    rights_set(book, r, at, (uint8_t)access);
     book->mapping_count++;
     book->mapped_bytes += bytes;
     pthread_mutex_unlock(&book->lock);
@@ -327,8 +355,10 @@ void kvi_book_run_access(struct kvi_book *book, const struct kvi_book_run *run,
                          enum kvi_access access)
 {
     pthread_mutex_lock(&book->lock);
-    for (size_t at = run->first; at < run->last; at++)
+    for (size_t at = run->first; at < run->last; at++) {
         run->reservation->mappings[at].access = access;
+        rights_set(book, run->reservation, &run->reservation->mappings[at], (uint8_t)access);
+    }
     pthread_mutex_unlock(&book->lock);
 }
 
@@ -337,8 +367,10 @@ void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run)
     struct kvi_book_reservation *r = run->reservation;
 
     pthread_mutex_lock(&book->lock);
-    for (size_t at = run->first; at < run->last; at++)
+    for (size_t at = run->first; at < run->last; at++) {
         book->mapped_bytes -= r->mappings[at].bytes;
+        rights_set(book, r, &r->mappings[at], 0);
+    }
     memmove(&r->mappings[run->first], &r->mappings[run->last],
             (r->mapping_count - run->last) * sizeof(*r->mappings));
     r->mapping_count -= run->last - run->first;
@@ -346,7 +378,80 @@ void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run)
     pthread_mutex_unlock(&book->lock);
 }
 
+/* ---- memory of device_alloc ---- */
+
+int kvi_book_allocation_room(struct kvi_book *book)
+{
+    int rc;
+
+    pthread_mutex_lock(&book->lock);
+    rc = kvi_allocations_room(&book->allocations, book->alloc);
+    pthread_mutex_unlock(&book->lock);
+    return rc;
+}
+
+void kvi_book_allocation_add(struct kvi_book *book, uint64_t address, uint64_t bytes)
+{
+    pthread_mutex_lock(&book->lock);
+    kvi_allocations_add(&book->allocations, address, bytes);
+    pthread_mutex_unlock(&book->lock);
+}
+
+void kvi_book_allocation_remove(struct kvi_book *book, size_t at)
+{
+    pthread_mutex_lock(&book->lock);
+    kvi_allocations_remove(&book->allocations, at);
+    pthread_mutex_unlock(&book->lock);
+}
+
 /* ---- any thread ---- */
+
+/* The least that may be done with the range, which lies in the reservation: 0, RO or RW. */
+static uint8_t rights_of(const struct kvi_book *book, const struct kvi_book_reservation *r,
+                         uint64_t address, uint64_t bytes)
+{
+    uint64_t last = (address - r->base + bytes - 1) >> book->granule_shift;
+    uint8_t rights = KVI_ACCESS_RW;
+
+    for (uint64_t at = (address - r->base) >> book->granule_shift; at <= last; at++)
+        rights = r->rights[at] < rights ? r->rights[at] : rights;
+    return rights;
+}
+
+/* Under the lock. `r` holds the blocks that were looked at last, or is NULL. */
+static int indices_check(const struct kvi_book *book, const struct kvi_backend_blocks *list,
+                         const char *name, const int32_t *indices, enum kvi_access access)
+{
+    const struct kvi_book_reservation *r = NULL;
+
+    for (uint32_t i = 0; i < list->count; i++) {
+        uint64_t address = list->base + (uint64_t)(uint32_t)indices[i] * list->stride_bytes;
+        uint8_t rights = 0;
+
+        if (r == NULL || address < r->base || address - r->base > r->bytes - list->bytes)
+            r = reservation_of(book, address, list->bytes);
+        if (r != NULL)
+            rights = rights_of(book, r, address, list->bytes);
+        if (rights < (uint8_t)access)
+            return kvi_error_set(
+                KVMEM_E_INVALID,
+                "blocks: %s[%" PRIu32 "] is block %" PRId32 " at %#" PRIx64 ", which is %s", name,
+                i, indices[i], address, rights == 0 ? "not mapped throughout" : "mapped read-only");
+    }
+    return 0;
+}
+
+int kvi_book_blocks_check(struct kvi_book *book, const struct kvi_backend_blocks *list)
+{
+    int rc;
+
+    pthread_mutex_lock(&book->lock);
+    rc = indices_check(book, list, "to", list->to, KVI_ACCESS_RW);
+    if (rc == 0 && list->from != NULL)
+        rc = indices_check(book, list, "from", list->from, KVI_ACCESS_RO);
+    pthread_mutex_unlock(&book->lock);
+    return rc;
+}
 
 int kvi_book_span_check(struct kvi_book *book, uint64_t address, uint64_t bytes,
                         enum kvi_access access, const char *operation)
@@ -355,6 +460,8 @@ int kvi_book_span_check(struct kvi_book *book, uint64_t address, uint64_t bytes,
     int rc = 0;
 
     pthread_mutex_lock(&book->lock);
+    if (kvi_allocations_hold(&book->allocations, address, bytes))
+        goto unlock;
     if (!run_covering(book, address, bytes, &run)) {
         rc = kvi_error_set(KVMEM_E_INVALID,
                            "%s: address %#" PRIx64 " + bytes %" PRIu64 " is not mapped throughout",
@@ -379,6 +486,8 @@ void kvi_book_count(struct kvi_book *book, struct kvi_backend_memory *out)
     out->reserved_bytes = book->reserved_bytes;
     out->mapping_count = book->mapping_count;
     out->mapped_bytes = book->mapped_bytes;
+    out->allocation_count = book->allocations.count;
+    out->allocation_bytes = book->allocations.bytes;
     pthread_mutex_unlock(&book->lock);
 }
 
@@ -420,6 +529,26 @@ static int segments_check(const struct kvi_book *book, uint64_t granule_bytes)
     return 0;
 }
 
+/* The rights are those of the mappings and nothing more. */
+static int rights_check(const struct kvi_book_reservation *r, uint64_t granule_bytes)
+{
+    size_t granule = 0;
+
+    for (size_t i = 0; i <= r->mapping_count; i++) {
+        const struct kvi_book_mapping *mapping = i < r->mapping_count ? &r->mappings[i] : NULL;
+        uint64_t start = mapping ? (mapping->address - r->base) / granule_bytes : r->rights_count;
+        uint64_t end = mapping ? start + mapping->bytes / granule_bytes : start;
+
+        for (; granule < end; granule++) {
+            uint8_t wanted = granule < start ? 0 : (uint8_t)mapping->access;
+
+            if (r->rights[granule] != wanted)
+                return violated("rights of a granule", r->rights[granule], wanted);
+        }
+    }
+    return 0;
+}
+
 /* Adds the reservation's mapped bytes to `mapped_bytes`. */
 static int reservation_check(const struct kvi_book_reservation *r, uint64_t granule_bytes,
                              uint64_t *mapped_bytes)
@@ -440,9 +569,11 @@ static int reservation_check(const struct kvi_book_reservation *r, uint64_t gran
     }
     if (reached > r->base + r->bytes)
         return violated("mappings inside the reservation", reached, r->base + r->bytes);
+    if (r->rights_count != r->bytes / granule_bytes)
+        return violated("a right for each granule", r->rights_count, r->bytes / granule_bytes);
     if (r->base < r->driver_base || r->base + r->bytes > r->driver_base + r->driver_bytes)
         return violated("reservation inside the driver's", r->base, r->driver_base);
-    return 0;
+    return rights_check(r, granule_bytes);
 }
 
 static int reservations_check(const struct kvi_book *book, uint64_t granule_bytes)
@@ -481,5 +612,7 @@ int kvi_book_check(const struct kvi_book *book, uint64_t granule_bytes, uint64_t
 
     if (rc == 0 && book->used_bytes > device_bytes)
         rc = violated("used_bytes <= device_bytes", book->used_bytes, device_bytes);
-    return rc < 0 ? rc : reservations_check(book, granule_bytes);
+    if (rc == 0)
+        rc = reservations_check(book, granule_bytes);
+    return rc < 0 ? rc : kvi_allocations_check(&book->allocations);
 }

@@ -11,11 +11,15 @@
  *   live segments = handle_count;  live + free list = segment_slots
  *   reservations sorted by base, disjoint; mappings of one sorted by address, disjoint, inside
  *   mapping_count, mapped_bytes = sums over all reservations
+ *   rights[g] of a reservation = access of the mapping over its granule g, 0 if there is none
+ *
+ * The rights say the same as the mappings, found without a search: a list of hundreds of blocks
+ * is checked in some microseconds.
  *
  * Threads: one thread at a time changes the books, under a lock of the backend's that it may
  * hold across driver calls; pointers that it was given are valid until its next change. Any
- * thread may call kvi_book_span_check() and kvi_book_count() at any time: the books' own lock,
- * never held across a driver call, is for these.
+ * thread may call kvi_book_span_check(), _blocks_check() and _count() at any time: the books' own
+ * lock, never held across a driver call, is for these.
  *
  * Not here: driver calls, pins, the size of the device.
  */
@@ -25,6 +29,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "backend/allocations.h"
 #include "backend/backend.h"
 #include "util/alloc.h"
 
@@ -52,10 +57,13 @@ struct kvi_book_reservation {
     struct kvi_book_mapping *mappings;
     size_t mapping_count;
     size_t mapping_capacity;
+    uint8_t *rights; /* [rights_count] enum kvi_access, one a granule */
+    size_t rights_count;
 };
 
 struct kvi_book {
     const struct kvi_alloc *alloc;
+    uint32_t granule_shift; /* granule = 1 << it */
     pthread_mutex_t lock;
 
     uint64_t used_bytes;
@@ -71,6 +79,8 @@ struct kvi_book {
     uint64_t reserved_bytes;
     uint64_t mapping_count;
     uint64_t mapped_bytes;
+
+    struct kvi_allocations allocations;
 };
 
 /* A run of mappings of one reservation: [first, last). */
@@ -81,7 +91,7 @@ struct kvi_book_run {
 };
 
 /* `book` is zeroed storage; `alloc` outlives it. SYSTEM. */
-int kvi_book_init(struct kvi_book *book, const struct kvi_alloc *alloc);
+int kvi_book_init(struct kvi_book *book, const struct kvi_alloc *alloc, uint64_t granule_bytes);
 
 /* Frees the tables; what the driver holds is the backend's to give back before. */
 void kvi_book_fini(struct kvi_book *book);
@@ -105,8 +115,11 @@ void kvi_book_segment_remove(struct kvi_book *book, struct kvi_book_segment *seg
 
 /* ---- reservations ---- */
 
-/* Room for one more reservation: the next kvi_book_reservation_add cannot fail. NO_MEMORY. */
-int kvi_book_reservation_room(struct kvi_book *book);
+/* Room for one more reservation of `bytes`, with what `one` needs: kvi_book_reservation_add cannot
+ * fail, or kvi_book_reservation_forget gives it back. NO_MEMORY. */
+int kvi_book_reservation_room(struct kvi_book *book, uint64_t bytes,
+                              struct kvi_book_reservation *one);
+void kvi_book_reservation_forget(struct kvi_book *book, struct kvi_book_reservation *one);
 void kvi_book_reservation_add(struct kvi_book *book, const struct kvi_book_reservation *one);
 
 /* The reservation made exactly like this, with nothing mapped in it; NULL with INVALID. */
@@ -130,7 +143,17 @@ void kvi_book_run_access(struct kvi_book *book, const struct kvi_book_run *run,
                          enum kvi_access access);
 void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run);
 
+/* ---- memory of device_alloc; the same rules ---- */
+
+int kvi_book_allocation_room(struct kvi_book *book);
+void kvi_book_allocation_add(struct kvi_book *book, uint64_t address, uint64_t bytes);
+void kvi_book_allocation_remove(struct kvi_book *book, size_t at);
+
 /* ---- any thread ---- */
+
+/* May all blocks of the list be read, and the destinations written? One lock for the list.
+ * INVALID names the first that may not. */
+int kvi_book_blocks_check(struct kvi_book *book, const struct kvi_backend_blocks *list);
 
 /* May the range be read, and written if `access` says so? INVALID. */
 int kvi_book_span_check(struct kvi_book *book, uint64_t address, uint64_t bytes,

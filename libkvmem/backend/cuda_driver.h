@@ -151,6 +151,12 @@ struct kvi_cu_access {
       (kvi_cu_address to, const void *from, size_t bytes, kvi_cu_stream stream))                \
     X(copy_out, cuMemcpyDtoHAsync,                                                              \
       (void *to, kvi_cu_address from, size_t bytes, kvi_cu_stream stream))                      \
+    X(fill_8, cuMemsetD8Async,                                                                  \
+      (kvi_cu_address to, unsigned char value, size_t bytes, kvi_cu_stream stream))             \
+    X(fill_32, cuMemsetD32Async,                                                                \
+      (kvi_cu_address to, unsigned value, size_t count, kvi_cu_stream stream))                  \
+    X(device_alloc, cuMemAlloc, (kvi_cu_address * out, size_t bytes))                           \
+    X(device_free, cuMemFree, (kvi_cu_address address))                                         \
     X(host_register, cuMemHostRegister, (void *memory, size_t bytes, unsigned flags))           \
     X(host_unregister, cuMemHostUnregister, (void *memory))                                     \
     X(host_address, cuMemHostGetDevicePointer,                                                  \

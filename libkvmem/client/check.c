@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * kvmem_client_check(): walks everything a client has and verifies the equations of space.h,
- * seq.h, region.h, pool.h and outbox.h. Takes memory for a count a block; time grows with the pool.
+ * seq.h, region.h, pool.h, cooling.h and outbox.h. Takes memory for a count a block; time grows
+ * with the pool.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -16,7 +17,9 @@
 
 struct walk {
     const struct kvmem_space *space;
-    uint32_t *refs;   /* [index_range] as counted */
+    uint32_t *refs;   /* [index_range] as counted in tables */
+    uint32_t *cools;  /* [index_range] and in cooling entries */
+    uint32_t *fenced; /* [segment_limit] publications that wait */
     uint64_t *tokens; /* [segment_limit] Σ fill − Σ tail_room */
     uint64_t publishing;
 };
@@ -47,7 +50,7 @@ static int check_tail(struct walk *walk, const struct kvi_seq *seq, uint32_t pla
                      seq->appended);
     tail = (uint32_t)seq->blocks[kvi_space_whole_blocks(space, seq->appended)];
     slot = kvi_pool_slot(&space->pool, tail);
-    if (space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] != 1)
+    if (space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] != 1 + walk->cools[tail])
         return wrong("seq %u: its tail %u is writable in state %u with %u references", place, tail,
                      space->pool.state[tail], space->refs[tail]);
     if (space->pool.fill[tail] != space->block_tokens)
@@ -112,6 +115,68 @@ static int check_seqs(struct walk *walk)
     return 0;
 }
 
+static int check_cooling_entry(struct walk *walk, const struct kvi_cooling_entry *entry)
+{
+    const struct kvmem_space *space = walk->space;
+    const int32_t *blocks = kvi_cooling_blocks(entry);
+
+    if (!entry->count ||
+        (entry->blocks ? entry->count > kvi_table_entries(entry->table_class) : entry->count > 1))
+        return wrong("cooling: an entry of %u blocks", entry->count);
+    for (uint32_t i = 0; i < entry->count; i++) {
+        if ((uint32_t)blocks[i] >= space->pool.index_range)
+            return wrong("cooling: block %d", blocks[i]);
+        walk->cools[blocks[i]]++;
+        walk->fenced[kvi_pool_slot(&space->pool, (uint32_t)blocks[i])] += entry->is_publication;
+    }
+    return 0;
+}
+
+/* One list: its links, its order, its entries. */
+static int check_cooling_list(struct walk *walk, uint32_t list, uint32_t *listed, uint64_t *blocks)
+{
+    const struct kvi_cooling *cooling = &walk->space->cooling;
+    uint32_t before = KVI_COOLING_NONE;
+    uint64_t value = 0;
+    int code = 0;
+
+    for (uint32_t at = cooling->first[list]; !code && at != KVI_COOLING_NONE;
+         at = cooling->entries[at].next) {
+        const struct kvi_cooling_entry *entry = &cooling->entries[at];
+
+        if (++*listed > cooling->count || entry->prev != before || entry->list != list ||
+            (list != KVI_COOLING_OTHERS && entry->point.value < value))
+            return wrong("cooling: list %u is broken at %u", list, at);
+        *blocks += entry->count;
+        value = entry->point.value;
+        before = at;
+        code = check_cooling_entry(walk, entry);
+    }
+    if (!code && cooling->last[list] != before)
+        code = wrong("cooling: list %u does not end at %u", list, cooling->last[list]);
+    return code;
+}
+
+static int check_cooling(struct walk *walk)
+{
+    const struct kvi_cooling *cooling = &walk->space->cooling;
+    uint32_t listed = 0, free = 0;
+    uint64_t blocks = 0;
+    int code = 0;
+
+    for (uint32_t list = 0; !code && list < KVI_COOLING_LISTS; list++)
+        code = check_cooling_list(walk, list, &listed, &blocks);
+    if (code)
+        return code;
+    for (uint32_t at = cooling->first_free; at != KVI_COOLING_NONE; at = cooling->entries[at].next)
+        if (at >= cooling->fresh || ++free > cooling->fresh)
+            return wrong("cooling: the list of free entries is broken at %u", at);
+    if (listed != cooling->count || listed + free != cooling->fresh || blocks != cooling->blocks)
+        return wrong("cooling: %u listed and %u free of %u entries, %" PRIu64 " blocks of %" PRIu64,
+                     listed, free, cooling->fresh, blocks, cooling->blocks);
+    return 0;
+}
+
 static int check_block(struct walk *walk, uint32_t block)
 {
     const struct kvmem_space *space = walk->space;
@@ -120,9 +185,10 @@ static int check_block(struct walk *walk, uint32_t block)
     uint32_t refs = space->refs[block];
     int is_ours = state >= KVI_BLOCK_FREE && state <= KVI_BLOCK_PUBLISHING;
 
-    if (refs != walk->refs[block] + space->held[block] + (space->scratch == (int32_t)block))
-        return wrong("block %u: %u references, %u in tables, %u held", block, refs,
-                     walk->refs[block], space->held[block]);
+    if (refs != walk->refs[block] + space->held[block] + (space->scratch == (int32_t)block) +
+                    walk->cools[block])
+        return wrong("block %u: %u references, %u in tables, %u held, %u cooling", block, refs,
+                     walk->refs[block], space->held[block], walk->cools[block]);
     if (refs && state != KVI_BLOCK_PRIVATE && state != KVI_BLOCK_PUBLISHING &&
         state != KVI_BLOCK_LEASED)
         return wrong("block %u: %u references in state %u", block, refs, state);
@@ -146,6 +212,12 @@ static int check_segments(const struct walk *walk)
         const struct kvi_segment *segment = &space->pool.segments[slot];
 
         mapped += segment->access != 0;
+        if (segment->fenced_count != walk->fenced[slot])
+            return wrong("segment %u: %u publications wait, counted %u", slot, walk->fenced[slot],
+                         segment->fenced_count);
+        if (segment->fenced_count && !segment->is_owned)
+            return wrong("segment %u: handed in with %u publications that wait", slot,
+                         segment->fenced_count);
         if (segment->is_owned && segment->access != KVI_ACCESS_RW)
             return wrong("segment %u: owned with access %u", slot, segment->access);
         if (!segment->is_owned && segment->access == KVI_ACCESS_RW)
@@ -209,6 +281,8 @@ static int check_walk(struct walk *walk)
     int code = kvi_pool_check(&space->pool);
 
     if (!code)
+        code = check_cooling(walk);
+    if (!code)
         code = check_seqs(walk);
     for (uint32_t block = 0; !code && block < space->pool.index_range; block++)
         code = check_block(walk, block);
@@ -227,18 +301,22 @@ int kvi_space_check(const struct kvmem_space *space)
 {
     const struct kvi_alloc *alloc = &space->client->alloc;
     struct walk walk = {.space = space};
-    size_t refs_bytes = space->pool.index_range * sizeof(*walk.refs);
-    size_t tokens_bytes = space->pool.segment_limit * sizeof(*walk.tokens);
+    size_t range = space->pool.index_range;
+    size_t segments = space->pool.segment_limit;
     int code;
 
-    walk.refs = kvi_allocate(alloc, refs_bytes);
-    walk.tokens = kvi_allocate(alloc, tokens_bytes);
-    if (walk.refs && walk.tokens)
+    walk.refs = kvi_allocate(alloc, range * sizeof(*walk.refs));
+    walk.cools = kvi_allocate(alloc, range * sizeof(*walk.cools));
+    walk.fenced = kvi_allocate(alloc, segments * sizeof(*walk.fenced));
+    walk.tokens = kvi_allocate(alloc, segments * sizeof(*walk.tokens));
+    if (walk.refs && walk.cools && walk.fenced && walk.tokens)
         code = check_walk(&walk);
     else
         code = kvi_error_set(KVMEM_E_NO_MEMORY, "no memory to count references");
-    kvi_release(alloc, walk.tokens, tokens_bytes);
-    kvi_release(alloc, walk.refs, refs_bytes);
+    kvi_release(alloc, walk.tokens, segments * sizeof(*walk.tokens));
+    kvi_release(alloc, walk.fenced, segments * sizeof(*walk.fenced));
+    kvi_release(alloc, walk.cools, range * sizeof(*walk.cools));
+    kvi_release(alloc, walk.refs, range * sizeof(*walk.refs));
     return code;
 }
 

@@ -255,8 +255,12 @@ int kvi_client_call(struct kvmem_client *client, enum kvi_opcode expected, const
 
 static int give_and_ask(struct kvmem_client *client)
 {
-    int code = kvi_outbox_flush(client, 0);
+    int code;
 
+    for (uint32_t i = 0; i < client->space_high; i++)
+        if (client->spaces[i])
+            kvi_cooling_drain(client->spaces[i]);
+    code = kvi_outbox_flush(client, 0);
     acknowledge(client);
     for (uint32_t i = 0; !code && i < client->space_high; i++)
         if (client->spaces[i])
@@ -378,6 +382,8 @@ static void free_client(struct kvmem_client *client)
     if (client->status_page)
         munmap(client->status_page, client->status_bytes);
     client->link->ops->close(client->link);
+    kvi_guards_fini(client);
+    kvi_fences_fini(client);
     if (client->owns_backend)
         kvi_backend_destroy(client->backend);
     kvi_outbox_fini(&client->outbox, &alloc);
@@ -430,13 +436,32 @@ int kvi_client_create(struct kvi_link *link, const struct kvi_alloc *alloc,
     return 0;
 }
 
+/* Streams of this process may still use what is mapped: it stays as it is, and the daemon sees
+ * the connection end without a goodbye, so that it waits for the process' exit. */
+static void abandon(struct kvmem_client *client)
+{
+    static struct kvmem_client *abandoned; /* all of them, so that nothing looks lost */
+
+    close_fds(client);
+    client->link->ops->close(client->link);
+    client->next_abandoned = __atomic_load_n(&abandoned, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(&abandoned, &client->next_abandoned, client, false,
+                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        continue;
+}
+
 void kvi_client_destroy(struct kvmem_client *client)
 {
+    int64_t deadline_ns = kvi_client_deadline_ns(client->timeout_ns);
     const void *reply;
 
     for (uint32_t i = 0; i < client->space_high; i++)
         if (client->spaces[i])
-            kvi_space_close(client->spaces[i]);
+            kvi_space_close(client->spaces[i], deadline_ns);
+    if (!kvi_fence_settle(client, deadline_ns) || client->is_abandoned) {
+        abandon(client);
+        return;
+    }
     if (!client->is_lost) {
         kvi_client_begin(client, KVI_OP_GOODBYE);
         (void)kvi_client_call(client, KVI_OP_DONE, &reply);

@@ -21,6 +21,7 @@
 #include <stdbool.h>
 
 #include "backend/backend.h"
+#include "client/guard.h"
 #include "client/link.h"
 #include "client/outbox.h"
 #include "util/alloc.h"
@@ -38,6 +39,7 @@ struct kvmem_client {
     bool owns_backend;
     bool is_lost;
     bool is_observer;
+    bool is_abandoned; /* work that nobody waited for may be under way: see kvi_space_close */
     int64_t timeout_ns;
 
     uint32_t last_serial;
@@ -50,10 +52,13 @@ struct kvmem_client {
     void *tx;                 /* what the outbox sends, */
     void *rx;                 /* and what arrived last */
     struct kvi_rec_hit *hits; /* [KVI_CLIENT_LOOKUP_NAMES] of the lookup being made */
+    struct kvi_rec_fence hit_fences[KVI_GUARD_POINTS]; /* that came with them */
+    struct kvi_guard_builder builder;                  /* of the lookup or attach being made */
 
     void *status_page; /* NULL: nothing is shown */
     size_t status_bytes;
     struct kvi_outbox outbox;
+    struct kvi_fences fences;
     struct kvmem_space *spaces[KVI_SPACE_LIMIT + 1]; /* NULL where none is open, and the last */
     uint32_t space_high;                             /* places from here on were never used */
 
@@ -64,6 +69,7 @@ struct kvmem_client {
     uint64_t pressure_requests;
     uint64_t segments_imported;
     uint64_t stray_errors; /* refusals of what needs no answer */
+    struct kvmem_client *next_abandoned;
     struct kvi_alloc alloc;
 };
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/region.h"
 #include "util/error.h"
 
 static uint64_t address_of(const struct kvmem_space *space, uint32_t slot)
@@ -19,7 +20,7 @@ int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generati
                      enum kvi_access access)
 {
     struct kvi_segment *segment = &space->pool.segments[slot];
-    struct kvi_backend *backend = space->client->backend;
+    struct kvi_backend *backend = kvi_space_backend(space);
     uint64_t bytes = space->geometry.segment_bytes;
     struct kvi_phys phys;
     int code;
@@ -53,7 +54,7 @@ int kvi_importer_set_access(struct kvmem_space *space, uint32_t slot, enum kvi_a
 
     if (segment->access == access)
         return 0;
-    code = kvi_backend_set_access(space->client->backend, address_of(space, slot),
+    code = kvi_backend_set_access(kvi_space_backend(space), address_of(space, slot),
                                   space->geometry.segment_bytes, access);
     if (!code)
         segment->access = (uint8_t)access;
@@ -63,7 +64,7 @@ int kvi_importer_set_access(struct kvmem_space *space, uint32_t slot, enum kvi_a
 void kvi_importer_unmap(struct kvmem_space *space, uint32_t slot)
 {
     struct kvi_segment *segment = &space->pool.segments[slot];
-    struct kvi_backend *backend = space->client->backend;
+    struct kvi_backend *backend = kvi_space_backend(space);
 
     assert(segment->access);
     /* Neither fails for what was mapped here. */
@@ -92,6 +93,8 @@ int kvi_importer_vacate(struct kvmem_space *space, uint32_t slot)
 
     if (segment->is_owned || segment->leased_count)
         return kvi_client_protocol(space->client, "a segment that is in use here is gone");
+    if (space->regions)
+        kvi_regions_vacate(space, slot);
     kvi_importer_unmap(space, slot);
     say_unmapped(space, slot, generation);
     return 0;

@@ -2,7 +2,8 @@
  *
  * A link to a directory in the same process: messages go in by a function call, replies wait in a
  * queue in memory, segments come from a host backend of its own. The client above cannot tell it
- * from a daemon: the same messages, descriptors to import, a status page.
+ * from a daemon: the same messages, descriptors to import, a status page, a timeline page once it
+ * is asked for.
  *
  *   send ──▶ kvi_dir_message ──env.send──▶ queue ──▶ receive
  *                 │ ▲
@@ -40,6 +41,7 @@
 #include "backend/backend_host.h"
 #include "client/link.h"
 #include "client/status.h"
+#include "client/timeline.h"
 #include "directory/directory.h"
 #include "util/alloc.h"
 #include "util/error.h"
@@ -76,6 +78,8 @@ struct link_embedded {
     uint64_t timer_ns; /* when it fires; NEVER = it does not */
     int status_fd;
     void *status_page;
+    int timeline_fd; /* −1 until the client asks for its timeline */
+    struct kvi_lane *timeline;
     uint8_t *queue; /* [queue_bytes]; messages in queue_head .. queue_tail */
     size_t queue_bytes;
     size_t queue_head;
@@ -175,18 +179,58 @@ static void env_random(void *context, void *bytes, size_t count)
     }
 }
 
-/* Descriptors for a message: of segments, or of the status page. */
+static size_t timeline_bytes(void)
+{
+    size_t os_page = (size_t)sysconf(_SC_PAGESIZE);
+
+    return os_page > KVI_TIMELINE_BYTES ? os_page : KVI_TIMELINE_BYTES;
+}
+
+static int make_timeline(struct link_embedded *link)
+{
+    void *page = MAP_FAILED;
+    int fd;
+
+    if (link->timeline)
+        return 0;
+    fd = memfd_create("kvmem-timeline", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0 && !ftruncate(fd, (off_t)timeline_bytes()) &&
+        !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+        page = mmap(NULL, timeline_bytes(), PROT_READ, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) {
+        int code = kvi_error_sys(KVMEM_E_SYSTEM, errno, "timeline page");
+
+        if (fd >= 0)
+            close(fd);
+        return code;
+    }
+    link->timeline_fd = fd;
+    link->timeline = page;
+    return 0;
+}
+
+/* A descriptor that the message names by its kind. */
+static int take_page(int page_fd, const char *name, struct queued *out)
+{
+    out->fds[0] = fcntl(page_fd, F_DUPFD_CLOEXEC, 0);
+    if (out->fds[0] < 0)
+        return kvi_error_sys(KVMEM_E_SYSTEM, errno, "no descriptor for the %s page", name);
+    out->fd_count = 1;
+    return 0;
+}
+
+/* Descriptors for a message: of segments, of the status page or of the timeline page. */
 static int take_fds(struct link_embedded *link, uint32_t opcode, const uint32_t *segments,
                     uint32_t segment_count, struct queued *out)
 {
     int rc = 0;
 
-    if (opcode == KVI_OP_WELCOME) {
-        out->fds[0] = fcntl(link->status_fd, F_DUPFD_CLOEXEC, 0);
-        if (out->fds[0] < 0)
-            return kvi_error_sys(KVMEM_E_SYSTEM, errno, "no descriptor for the status page");
-        out->fd_count = 1;
-    }
+    if (opcode == KVI_OP_WELCOME)
+        rc = take_page(link->status_fd, "status", out);
+    if (opcode == KVI_OP_TIMELINE_FD)
+        rc = make_timeline(link);
+    if (rc == 0 && opcode == KVI_OP_TIMELINE_FD)
+        rc = take_page(link->timeline_fd, "timeline", out);
     for (uint32_t i = 0; i < segment_count && rc == 0; i++) {
         rc = kvi_backend_segment_export(link->backend, link->segments[segments[i]].phys,
                                         &out->fds[out->fd_count]);
@@ -265,6 +309,14 @@ static int env_usage(void *context, uint32_t client, uint32_t space, uint32_t sl
     (void)client;
     return kvi_status_read(link->status_page, STATUS_BYTES, space, slot, generation, block_count,
                            out);
+}
+
+static int env_timeline_reached(void *context, uint32_t client, uint32_t lane, uint64_t value)
+{
+    const struct link_embedded *link = context;
+
+    (void)client;
+    return link->timeline && kvi_lane_poll(&link->timeline[lane], value) == KVI_LANE_REACHED;
 }
 
 /* ---- after each call of the directory ---- */
@@ -430,6 +482,10 @@ static void destroy(struct link_embedded *link)
         munmap(link->status_page, STATUS_BYTES);
     if (link->status_fd >= 0)
         close(link->status_fd);
+    if (link->timeline)
+        munmap(link->timeline, timeline_bytes());
+    if (link->timeline_fd >= 0)
+        close(link->timeline_fd);
     if (link->timer_fd >= 0)
         close(link->timer_fd);
     kvi_release(&kvi_alloc_libc, link->segments, KVI_SEGMENT_LIMIT * sizeof(*link->segments));
@@ -484,6 +540,7 @@ static int make_directory(struct link_embedded *link)
         .segment_release = env_segment_release,
         .client_close = env_client_close,
         .usage = env_usage,
+        .timeline_reached = env_timeline_reached,
     };
     struct kvi_dir_peer self = {(uint32_t)getpid(), geteuid(), getegid()};
     int rc = kvi_dir_create(&options, &env, &link->dir);
@@ -527,6 +584,7 @@ int kvi_link_embed(uint64_t device_bytes, uint64_t granule_bytes, struct kvi_lin
     link->base.ops = &embedded_ops;
     link->timer_fd = -1;
     link->status_fd = -1;
+    link->timeline_fd = -1;
     link->timer_ns = NEVER;
     link->first_wanted = KVI_SEGMENT_LIMIT;
     rc = fill(link, device_bytes, granule_bytes);

@@ -66,6 +66,20 @@ struct kvi_outbox_record *kvi_outbox_append(struct kvmem_client *client, enum kv
     return record;
 }
 
+/* What is to be reached before others read the block, unless it is already. */
+static void set_fence(const struct kvmem_client *client, uint64_t fence,
+                      struct kvi_rec_publication *row)
+{
+    uint32_t lane = fence % KVI_LANE_COUNT;
+    uint64_t value = fence / KVI_LANE_COUNT;
+
+    if (!value || kvi_lane_poll(&client->fences.own.lanes[lane], value) != KVI_LANE_PENDING)
+        return;
+    row->fence_kind = KVMEM_FENCE_TIMELINE;
+    row->fence_lane = lane;
+    row->fence_value = value;
+}
+
 /* Lay out the run of publications at `sent`. Returns the records that it takes. */
 static uint64_t build_publish(struct kvmem_client *client, struct kvmem_space *space)
 {
@@ -88,6 +102,7 @@ static uint64_t build_publish(struct kvmem_client *client, struct kvmem_space *s
         memcpy(row->name, record->bytes, sizeof(row->name));
         row->index = record->block;
         row->token_count = space->block_tokens;
+        set_fence(client, record->fence, row);
         message->record_count++;
     }
     return at - outbox->sent;

@@ -38,6 +38,7 @@ enum kvi_outbox_kind {
 
 struct kvi_outbox_record {
     uint8_t bytes[32];   /* PUBLISH: the name; UNPIN: the pin in the first 8 */
+    uint64_t fence;      /* PUBLISH: value << 6 | lane to reach before reading; 0 = none */
     uint32_t block;      /* PUBLISH, RELEASE: index; HAND_IN, UNMAPPED: slot */
     uint32_t generation; /* HAND_IN, UNMAPPED */
     uint32_t serial;     /* PUBLISH: of the message it left with */

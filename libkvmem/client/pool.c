@@ -199,7 +199,7 @@ void kvi_pool_disown(struct kvi_pool *pool, uint32_t slot)
     uint64_t *words = pool->free_words + (size_t)slot * pool->words_per_segment;
     uint32_t base = slot * pool->blocks_per_segment;
 
-    assert(segment->is_owned && !segment->used_count);
+    assert(segment->is_owned && !segment->used_count && !segment->fenced_count);
     if (pool->current == segment)
         set_current(pool, NULL);
     for (uint32_t w = 0; segment->free_count && w < pool->words_per_segment; w++) {

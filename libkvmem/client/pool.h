@@ -61,8 +61,9 @@ struct kvi_segment {
     uint32_t used_count;
     uint32_t sealing_count;
     uint32_t leased_count;
-    uint32_t first_word; /* no free bit lies in a word before it */
-    uint32_t prev;       /* neighbours in the class' list */
+    uint32_t fenced_count; /* publications whose own fence is under way: no hand-in (cooling.h) */
+    uint32_t first_word;   /* no free bit lies in a word before it */
+    uint32_t prev;         /* neighbours in the class' list */
     uint32_t next;
     uint32_t idle_next; /* next candidate */
     uint8_t class;      /* KVI_POOL_NO_CLASS: in no list */

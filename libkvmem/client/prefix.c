@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "client/guard.h"
 #include "client/importer.h"
 #include "client/region.h"
 #include "client/seq.h"
@@ -66,8 +67,63 @@ static int check_hits(struct kvmem_space *space, const struct kvi_msg_lookup_rep
         if (!is_entry_or_none(space->pool.state[hits[i].index]))
             return kvi_client_protocol(space->client, "a hit on a block that is no entry");
     for (uint32_t i = 0; i < reply->fence_count; i++)
-        if (fences[i].kind > KVMEM_FENCE_HOST)
-            return kvi_client_protocol(space->client, "a fence that the host does not have");
+        if (fences[i].kind != KVMEM_FENCE_TIMELINE || !fences[i].value ||
+            fences[i].value >= KVI_FENCE_LIMIT)
+            return kvi_client_protocol(space->client, "a fence that no timeline has");
+    return 0;
+}
+
+/* ---- what hits wait for ---- */
+
+#define TRIES 4 /* of a look-up whose producers die meanwhile */
+
+/* Fences of the message in rx: they are wanted after the next one has come. */
+static uint32_t keep_fences(struct kvmem_client *client, const struct kvi_msg_lookup_reply *reply)
+{
+    memcpy(client->hit_fences, kvi_wire_tail_const(reply, 1),
+           reply->fence_count * sizeof(*client->hit_fences));
+    return reply->fence_count;
+}
+
+/* Add what is not reached to the guard of the look-up. NOT_FOUND: a producer is gone, or has left
+ * the sharing domain (PERMISSION). */
+static int add_fences(struct kvmem_client *client, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct kvi_point point = {client->hit_fences[i].timeline, client->hit_fences[i].value};
+        int code;
+
+        if (!kvi_fence_is_own(client, point.timeline)) {
+            code = kvi_fence_producer_page(client, point.timeline);
+            if (code)
+                return code == KVMEM_E_PERMISSION ? KVMEM_E_NOT_FOUND : code;
+        }
+        switch (kvi_fence_state(client, &point)) {
+        case KVI_LANE_PENDING: code = kvi_guard_add(&client->builder, &point); break;
+        case KVI_LANE_REACHED: code = 0; break;
+        default: code = KVMEM_E_NOT_FOUND; break;
+        }
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
+/* The guard of all that was found, kept by block for whoever attaches them. */
+static int guard_hits(struct kvmem_space *space, uint32_t count, const int32_t *blocks,
+                      struct kvmem_fence *ready)
+{
+    struct kvmem_client *client = space->client;
+    uint32_t number;
+    int code = kvi_guard_make(client, &client->builder, &number);
+
+    if (code)
+        return code;
+    if (kvi_guard_is_any(client))
+        for (uint32_t i = 0; i < count; i++)
+            space->guards[blocks[i]] = number;
+    if (ready)
+        *ready = kvi_guard_fence(client, number);
     return 0;
 }
 
@@ -79,14 +135,18 @@ static void hold(struct kvmem_space *space, uint32_t block)
     space->held[block]++;
 }
 
-static void unhold(struct kvmem_space *space, uint32_t block)
+/* The last of them first. */
+static void unhold(struct kvmem_space *space, uint32_t from, uint32_t end, const int32_t *blocks)
 {
-    space->held[block]--;
-    kvi_space_unref(space, block);
+    for (uint32_t i = end; i-- > from;) {
+        space->held[blocks[i]]--;
+        kvi_space_unref(space, (uint32_t)blocks[i]);
+    }
 }
 
-static int lookup_some(struct kvmem_space *space, uint32_t count, const struct kvmem_name *names,
-                       int32_t *blocks)
+/* One message: look up, hold, map. Leading hits that are readable, and their fences. */
+static int lookup_once(struct kvmem_space *space, uint32_t count, const struct kvmem_name *names,
+                       int32_t *blocks, uint32_t *fence_count)
 {
     struct kvmem_client *client = space->client;
     const struct kvi_msg_lookup_reply *reply;
@@ -101,6 +161,7 @@ static int lookup_some(struct kvmem_space *space, uint32_t count, const struct k
         return code;
     hits = reply->hit_count;
     memcpy(client->hits, kvi_wire_tail_const(reply, 0), hits * sizeof(*client->hits));
+    *fence_count = keep_fences(client, reply);
     for (uint32_t i = 0; i < hits; i++) {
         uint32_t index = client->hits[i].index;
 
@@ -112,25 +173,47 @@ static int lookup_some(struct kvmem_space *space, uint32_t count, const struct k
     if (!missing)
         return (int)hits;
     mapped = kvi_importer_map_hits(space, hits);
-    for (uint32_t i = hits; i-- > (mapped < 0 ? 0 : (uint32_t)mapped);)
-        unhold(space, (uint32_t)blocks[i]);
+    unhold(space, mapped < 0 ? 0 : (uint32_t)mapped, hits, blocks);
     return mapped;
 }
 
+/* The same with its fences in the builder. When a producer is gone, what it had not reached is no
+ * entry any more: ask again. */
+static int lookup_some(struct kvmem_space *space, uint32_t count, const struct kvmem_name *names,
+                       int32_t *blocks)
+{
+    for (uint32_t tries = 0; tries < TRIES; tries++) {
+        uint32_t fence_count = 0;
+        int hits = lookup_once(space, count, names, blocks, &fence_count);
+        int code;
+
+        if (hits <= 0 || !fence_count)
+            return hits;
+        code = add_fences(space->client, fence_count);
+        if (!code)
+            return hits;
+        unhold(space, 0, (uint32_t)hits, blocks);
+        if (code != KVMEM_E_NOT_FOUND)
+            return code;
+    }
+    return 0;
+}
+
 int kvi_prefix_lookup(struct kvmem_space *space, uint32_t count, const struct kvmem_name *names,
-                      int32_t *blocks)
+                      int32_t *blocks, struct kvmem_fence *ready)
 {
     uint32_t done = 0;
+    int code;
 
     if (!count)
         return kvi_client_is_lost(space->client);
+    kvi_guard_begin(&space->client->builder);
     while (done < count) {
         uint32_t part = part_of(count - done);
         int hits = lookup_some(space, part, names + done, blocks + done);
 
         if (hits < 0) {
-            while (done--)
-                unhold(space, (uint32_t)blocks[done]);
+            unhold(space, 0, done, blocks);
             return hits;
         }
         done += (uint32_t)hits;
@@ -138,6 +221,11 @@ int kvi_prefix_lookup(struct kvmem_space *space, uint32_t count, const struct kv
         space->stats.hit_blocks += (uint32_t)hits;
         if ((uint32_t)hits < part)
             break;
+    }
+    code = guard_hits(space, done, blocks, ready);
+    if (code) {
+        unhold(space, 0, done, blocks);
+        return code;
     }
     return (int)done;
 }
@@ -181,8 +269,8 @@ int kvi_prefix_late_hits(struct kvmem_space *space, const struct kvi_msg_lookup_
 
 static void give_held(struct kvmem_space *space, uint32_t count, const int32_t *blocks)
 {
-    for (uint32_t i = 0; i < count; i++)
-        space->held[blocks[i]]++;
+    while (count--)
+        space->held[blocks[count]]++;
 }
 
 /* Take `count` references out of held[]; nothing is taken unless all are there. */
@@ -202,10 +290,41 @@ static int take_held(struct kvmem_space *space, uint32_t count, const int32_t *b
     return 0;
 }
 
+/* The guard that a sequence of these blocks has: usually they come from one look-up. */
+static int guard_of(struct kvmem_space *space, uint32_t count, const int32_t *blocks,
+                    uint32_t *number)
+{
+    struct kvmem_client *client = space->client;
+    uint32_t first = KVI_GUARD_NONE;
+    bool is_one = true;
+    int code = 0;
+
+    *number = KVI_GUARD_NONE;
+    if (!kvi_guard_is_any(client))
+        return 0;
+    kvi_guard_begin(&client->builder);
+    for (uint32_t i = 0; !code && i < count; i++) {
+        uint32_t guard = space->guards[blocks[i]];
+
+        if (guard == KVI_GUARD_NONE || guard == first)
+            continue;
+        if (kvi_guard_state(client, guard) == KVI_LANE_REACHED) {
+            space->guards[blocks[i]] = KVI_GUARD_NONE;
+            continue;
+        }
+        is_one = first == KVI_GUARD_NONE;
+        first = guard;
+        code = kvi_guard_add_guard(client, &client->builder, guard);
+    }
+    *number = first;
+    return code || is_one ? code : kvi_guard_make(client, &client->builder, number);
+}
+
 int kvi_seq_attach(struct kvmem_space *space, struct kvmem_seq id, uint32_t count,
                    const int32_t *blocks)
 {
     struct kvi_seq *seq = kvi_seq_find(space, id);
+    uint32_t guard;
     int code;
 
     if (!seq)
@@ -224,7 +343,8 @@ int kvi_seq_attach(struct kvmem_space *space, struct kvmem_seq id, uint32_t coun
         code = take_held(space, count, blocks);
     if (code)
         return code;
-    if (seq->has_region)
+    code = guard_of(space, count, blocks, &guard);
+    if (!code && seq->has_region)
         code = kvi_region_attach(kvi_region_of(space, seq), count, blocks);
     if (code) {
         give_held(space, count, blocks);
@@ -234,13 +354,44 @@ int kvi_seq_attach(struct kvmem_space *space, struct kvmem_seq id, uint32_t coun
     seq->block_count = count;
     seq->appended = (uint64_t)count * space->block_tokens;
     seq->committed = seq->appended;
+    seq->guard = guard;
     return 0;
 }
 
-int kvi_prefix_release(struct kvmem_space *space, uint32_t count, const int32_t *blocks)
+/* The references wait for `fence`. */
+static int cool_held(struct kvmem_space *space, uint32_t count, const int32_t *blocks,
+                     const struct kvmem_fence *fence)
 {
-    int code = kvi_space_room(space, count);
+    struct kvi_cooling_place place;
+    struct kvi_point point;
+    int code = kvi_cooling_reserve(space, count, &place);
 
+    if (code)
+        return code;
+    code = take_held(space, count, blocks);
+    if (code)
+        goto no_blocks;
+    code = kvi_fence_take(space->client, kvi_space_backend(space), fence, &point);
+    if (code)
+        goto no_fence;
+    kvi_cooling_add(space, &point, blocks, count, &place);
+    return 0;
+
+no_fence:
+    give_held(space, count, blocks);
+no_blocks:
+    kvi_cooling_cancel(space, &place);
+    return code;
+}
+
+int kvi_prefix_release(struct kvmem_space *space, uint32_t count, const int32_t *blocks,
+                       const struct kvmem_fence *fence)
+{
+    int code;
+
+    if (count && kvi_fence_is_pending(space->client, fence))
+        return cool_held(space, count, blocks, fence);
+    code = kvi_space_room(space, count);
     if (!code)
         code = take_held(space, count, blocks);
     if (code)
@@ -252,38 +403,120 @@ int kvi_prefix_release(struct kvmem_space *space, uint32_t count, const int32_t 
 
 /* ---- publish ---- */
 
-int kvi_seq_publish(struct kvmem_space *space, struct kvmem_seq id, uint32_t first_block,
-                    uint32_t count, const struct kvmem_name *names)
+/* May the sequence publish, with this fence? */
+static int check_publish(struct kvmem_space *space, struct kvi_seq *seq,
+                         const struct kvmem_fence *fence)
 {
-    const struct kvi_seq *seq = kvi_seq_find(space, id);
-    uint64_t full, records = 0;
+    if (fence->kind == KVMEM_FENCE_TIMELINE && !kvi_fence_is_own(space->client, fence->timeline))
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "fence.timeline: %" PRIu32 " is not this client's own",
+                             fence->timeline);
+    switch (kvi_guard_state(space->client, seq->guard)) {
+    case KVI_LANE_PENDING:
+        return kvi_error_set(KVMEM_E_BUSY, "seq: blocks that it was attached to are not written "
+                                           "yet; wait for the fence of their look-up");
+    case KVI_LANE_IS_BROKEN:
+        return kvi_error_set(KVMEM_E_STALE, "seq: the producer of blocks that it was attached to "
+                                            "died before it had written them; compute them again");
+    default: seq->guard = KVI_GUARD_NONE; return 0;
+    }
+}
+
+/* A publication: its records, and, when its fence is not reached, where its blocks wait for it. */
+struct publishing {
+    uint32_t first_block;
+    uint32_t count;
+    uint32_t records; /* blocks that are not published yet */
+    bool is_fenced;
+    struct kvi_point point;
+    struct kvi_cooling_place place;
+};
+
+/* All that may fail. */
+static int begin_publish(struct kvmem_space *space, const struct kvi_seq *seq,
+                         const struct kvmem_fence *fence, struct publishing *p)
+{
+    uint64_t full = kvi_space_whole_blocks(space, seq->committed);
+    int code;
+
+    if ((uint64_t)p->first_block + p->count > full)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "first_block, count: %" PRIu32 ", %" PRIu32
+                             " reach beyond the %" PRIu64 " full and committed blocks",
+                             p->first_block, p->count, full);
+    for (uint32_t i = 0; i < p->count; i++)
+        p->records += space->pool.state[seq->blocks[p->first_block + i]] == KVI_BLOCK_PRIVATE;
+    if (p->records > kvi_outbox_room(&space->client->outbox))
+        return kvi_error_set(KVMEM_E_OUTBOX_FULL, "room for %" PRIu64 " of %" PRIu32 " records",
+                             kvi_outbox_room(&space->client->outbox), p->records);
+    p->is_fenced = p->records && kvi_fence_is_pending(space->client, fence);
+    if (!p->is_fenced)
+        return 0;
+    code = kvi_cooling_reserve(space, p->records, &p->place);
+    if (code)
+        return code;
+    code = kvi_fence_take(space->client, kvi_space_backend(space), fence, &p->point);
+    if (code)
+        kvi_cooling_cancel(space, &p->place);
+    return code;
+}
+
+static void seal(struct kvmem_space *space, uint32_t block, const struct kvmem_name *name,
+                 uint64_t fence)
+{
+    struct kvi_outbox_record *record;
+
+    kvi_pool_seal(&space->pool, block);
+    record = kvi_outbox_append(space->client, KVI_OUTBOX_PUBLISH, space->place, block);
+    memcpy(record->bytes, name->bytes, sizeof(record->bytes));
+    record->fence = fence;
+}
+
+/* The same with a fence that is not reached. */
+static void publish_fenced(struct kvmem_space *space, const struct kvi_seq *seq,
+                           const struct kvmem_name *names, const struct publishing *p)
+{
+    uint64_t word = p->point.value * KVI_LANE_COUNT + p->point.timeline % KVI_LANE_COUNT;
+    int32_t single;
+    int32_t *sealed = p->place.array ? p->place.array : &single;
+    uint32_t sealed_count = 0;
+
+    for (uint32_t i = 0; i < p->count; i++) {
+        int32_t block = seq->blocks[p->first_block + i];
+
+        if (space->pool.state[block] != KVI_BLOCK_PRIVATE)
+            continue;
+        seal(space, (uint32_t)block, &names[i], word);
+        sealed[sealed_count++] = block;
+    }
+    kvi_cooling_add_publication(space, &p->point, sealed, sealed_count, &p->place);
+}
+
+int kvi_seq_publish(struct kvmem_space *space, struct kvmem_seq id, uint32_t first_block,
+                    uint32_t count, const struct kvmem_name *names, const struct kvmem_fence *fence)
+{
+    struct kvi_seq *seq = kvi_seq_find(space, id);
+    struct publishing p = {.first_block = first_block, .count = count};
     int code;
 
     if (!seq)
         return kvi_seq_stale(id);
     code = kvi_client_is_lost(space->client);
+    if (!code)
+        code = check_publish(space, seq, fence);
+    if (!code)
+        code = begin_publish(space, seq, fence, &p);
     if (code)
         return code;
-    full = kvi_space_whole_blocks(space, seq->committed);
-    if ((uint64_t)first_block + count > full)
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "first_block, count: %" PRIu32 ", %" PRIu32
-                             " reach beyond the %" PRIu64 " full and committed blocks",
-                             first_block, count, full);
-    for (uint32_t i = 0; i < count; i++)
-        records += space->pool.state[seq->blocks[first_block + i]] == KVI_BLOCK_PRIVATE;
-    if (records > kvi_outbox_room(&space->client->outbox))
-        return kvi_error_set(KVMEM_E_OUTBOX_FULL, "room for %" PRIu64 " of %" PRIu64 " records",
-                             kvi_outbox_room(&space->client->outbox), records);
+    if (p.is_fenced) {
+        publish_fenced(space, seq, names, &p);
+        return 0;
+    }
     for (uint32_t i = 0; i < count; i++) {
         uint32_t block = (uint32_t)seq->blocks[first_block + i];
-        struct kvi_outbox_record *record;
 
-        if (space->pool.state[block] != KVI_BLOCK_PRIVATE)
-            continue;
-        kvi_pool_seal(&space->pool, block);
-        record = kvi_outbox_append(space->client, KVI_OUTBOX_PUBLISH, space->place, block);
-        memcpy(record->bytes, names[i].bytes, sizeof(record->bytes));
+        if (space->pool.state[block] == KVI_BLOCK_PRIVATE)
+            seal(space, block, &names[i], 0);
     }
     return 0;
 }

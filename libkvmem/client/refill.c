@@ -233,7 +233,7 @@ uint32_t kvi_refill_hand_in(struct kvmem_space *space, bool all)
 
         segment->is_candidate = false;
         if (segment->is_owned && !segment->used_count) {
-            if (is_spare(space, segment, all) && hand_in(space, slot)) {
+            if (!segment->fenced_count && is_spare(space, segment, all) && hand_in(space, slot)) {
                 count++;
                 if (space->pressure)
                     space->pressure--;
@@ -262,6 +262,9 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
     while (kvi_pool_free_blocks(&space->pool) < blocks) {
         int code = kvi_client_is_lost(client);
 
+        kvi_cooling_drain(space);
+        if (kvi_pool_free_blocks(&space->pool) >= blocks)
+            break;
         if (!code && !space->request_serial) {
             if (was_asked && space->refusal)
                 break;
@@ -304,6 +307,8 @@ int kvi_space_trim(struct kvmem_space *space)
     int code = kvi_outbox_drain(client, deadline_ns);
     uint32_t count;
 
+    if (!code)
+        code = kvi_cooling_wait(space, deadline_ns);
     if (code)
         return code;
     space->reserved_blocks = 0;

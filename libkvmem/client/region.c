@@ -4,10 +4,7 @@
  */
 #include "client/region.h"
 
-#include <assert.h>
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 
 #include "util/error.h"
 
@@ -40,6 +37,16 @@ int kvi_regions_init(struct kvmem_space *space)
                          space->seq_limit);
 }
 
+static void free_list(struct kvmem_space *space, struct kvmem_region *region)
+{
+    while (region) {
+        struct kvmem_region *next = region->next;
+
+        kvi_release(&space->client->alloc, region, region_bytes(region->block_limit));
+        region = next;
+    }
+}
+
 void kvi_regions_fini(struct kvmem_space *space)
 {
     const struct kvi_alloc *alloc = &space->client->alloc;
@@ -47,11 +54,8 @@ void kvi_regions_fini(struct kvmem_space *space)
 
     if (!regions)
         return;
-    while (regions->first)
-        kvi_region_close(regions->first);
-    while (regions->range_count-- > 0)
-        kvi_backend_unreserve(space->client->backend, regions->ranges[regions->range_count],
-                              regions->range_bytes[regions->range_count]);
+    free_list(space, regions->first);
+    free_list(space, regions->closing);
     kvi_release(alloc, regions->shown, space->pool.segment_limit * sizeof(*regions->shown));
     kvi_release(alloc, regions->of_seq, space->seq_limit * sizeof(*regions->of_seq));
     kvi_release(alloc, regions, sizeof(*regions));
@@ -59,6 +63,11 @@ void kvi_regions_fini(struct kvmem_space *space)
 }
 
 /* ---- ranges ---- */
+
+static uint64_t range_bytes_of(const struct kvmem_region *region)
+{
+    return region->block_limit * region->space->geometry.block_bytes;
+}
 
 static int take_range(struct kvmem_space *space, uint64_t bytes, uint64_t *base)
 {
@@ -72,7 +81,7 @@ static int take_range(struct kvmem_space *space, uint64_t bytes, uint64_t *base)
         regions->range_bytes[i] = regions->range_bytes[regions->range_count];
         return 0;
     }
-    return kvi_backend_reserve(space->client->backend, bytes, 0, base);
+    return kvi_backend_reserve(kvi_space_backend(space), bytes, 0, base);
 }
 
 /* Nothing is mapped there any more. */
@@ -81,7 +90,7 @@ static void give_range(struct kvmem_space *space, uint64_t base, uint64_t bytes)
     struct kvi_regions *regions = space->regions;
 
     if (regions->range_count == KVI_REGION_RANGES) {
-        kvi_backend_unreserve(space->client->backend, base, bytes);
+        kvi_backend_unreserve(kvi_space_backend(space), base, bytes);
         return;
     }
     regions->ranges[regions->range_count] = base;
@@ -127,19 +136,99 @@ static bool go_ahead(struct kvmem_region *region)
     return map_table(region, seq) == 0 && region->mapped >= wanted;
 }
 
-void kvi_regions_dispatch(struct kvmem_space *space)
-{
-    struct kvi_regions *regions = space->regions;
+/* ---- closing ---- */
 
-    if (!regions->is_due)
-        return;
-    regions->is_due = false;
-    for (struct kvmem_region *region = regions->first; region; region = region->next)
-        if (!go_ahead(region))
-            regions->is_due = true;
+static void leave_list(struct kvmem_region *region, struct kvmem_region **first)
+{
+    if (region->prev)
+        region->prev->next = region->next;
+    else
+        *first = region->next;
+    if (region->next)
+        region->next->prev = region->prev;
+    region->prev = region->next = NULL;
 }
 
-/* ---- open and close ---- */
+static void enter_list(struct kvmem_region *region, struct kvmem_region **first)
+{
+    region->prev = NULL;
+    region->next = *first;
+    if (*first)
+        (*first)->prev = region;
+    *first = region;
+}
+
+/* False when its views cannot be unmapped now. */
+static bool finish(struct kvmem_region *region)
+{
+    struct kvmem_space *space = region->space;
+
+    if (kvi_region_hide(region, 0))
+        return false;
+    leave_list(region, &space->regions->closing);
+    give_range(space, region->base, range_bytes_of(region));
+    kvi_release(&space->client->alloc, region, region_bytes(region->block_limit));
+    return true;
+}
+
+/* True when nothing waits any more. */
+static bool finish_all(struct kvmem_space *space)
+{
+    struct kvmem_region *region = space->regions->closing;
+    bool is_done = true;
+
+    while (region) {
+        struct kvmem_region *next = region->next;
+
+        if (kvi_fence_state(space->client, &region->point) == KVI_LANE_PENDING || !finish(region))
+            is_done = false;
+        region = next;
+    }
+    return is_done;
+}
+
+void kvi_region_close(struct kvmem_region *region, const struct kvi_point *point)
+{
+    struct kvmem_space *space = region->space;
+    struct kvi_regions *regions = space->regions;
+
+    leave_list(region, &regions->first);
+    enter_list(region, &regions->closing);
+    regions->of_seq[region->seq.index] = NULL;
+    space->seqs[region->seq.index].has_region = false;
+    region->point = *point;
+    regions->is_due = !finish_all(space) || regions->is_due;
+}
+
+int kvi_regions_wait(struct kvmem_space *space, int64_t deadline_ns)
+{
+    uint32_t turn = 0;
+
+    while (!finish_all(space)) {
+        if (!deadline_ns || kvi_client_now_ns() >= deadline_ns)
+            return kvi_error_set(KVMEM_E_TIMED_OUT,
+                                 "a closed region waits for a fence that was not reached in time");
+        kvi_fence_pause(&turn);
+    }
+    return 0;
+}
+
+void kvi_regions_unmap(struct kvmem_space *space)
+{
+    static const struct kvi_point nothing;
+    struct kvi_regions *regions = space->regions;
+
+    while (regions->first)
+        kvi_region_close(regions->first, &nothing);
+    while (regions->range_count > 0) {
+        uint32_t i = --regions->range_count;
+
+        kvi_backend_unreserve(kvi_space_backend(space), regions->ranges[i],
+                              regions->range_bytes[i]);
+    }
+}
+
+/* ---- opening ---- */
 
 static int check_open(const struct kvmem_space *space, const struct kvi_seq *seq,
                       const struct kvmem_region_options *options)
@@ -184,17 +273,9 @@ static void insert(struct kvmem_region *region)
     struct kvmem_space *space = region->space;
     struct kvi_regions *regions = space->regions;
 
-    region->next = regions->first;
-    if (regions->first)
-        regions->first->prev = region;
-    regions->first = region;
+    enter_list(region, &regions->first);
     regions->of_seq[region->seq.index] = region;
     space->seqs[region->seq.index].has_region = true;
-}
-
-static uint64_t range_bytes_of(const struct kvmem_region *region)
-{
-    return region->block_limit * region->space->geometry.block_bytes;
 }
 
 /* Take the blocks ahead and map everything. */
@@ -252,39 +333,62 @@ no_range:
     return code;
 }
 
-void kvi_region_close(struct kvmem_region *region)
+/* ---- dispatch ---- */
+
+void kvi_regions_dispatch(struct kvmem_space *space)
 {
-    struct kvmem_space *space = region->space;
     struct kvi_regions *regions = space->regions;
 
-    /* Unmapping does not fail for what was mapped here. */
-    if (kvi_region_hide(region, 0) == 0)
-        give_range(space, region->base, range_bytes_of(region));
-    if (region->prev)
-        region->prev->next = region->next;
-    else
-        regions->first = region->next;
-    if (region->next)
-        region->next->prev = region->prev;
-    regions->of_seq[region->seq.index] = NULL;
-    space->seqs[region->seq.index].has_region = false;
-    kvi_release(&space->client->alloc, region, region_bytes(region->block_limit));
+    if (!regions->is_due)
+        return;
+    regions->is_due = !finish_all(space);
+    for (struct kvmem_region *region = regions->first; region; region = region->next)
+        if (!go_ahead(region))
+            regions->is_due = true;
 }
 
 /* ---- truncate and attach ---- */
 
-int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, uint32_t *stay)
+int kvi_region_wait(struct kvmem_space *space, const struct kvi_point *point)
+{
+    struct kvmem_fence fence = kvi_fence_of(point);
+    int code = kvi_fence_wait(space->client, &fence, space->client->timeout_ns);
+
+    return code == KVMEM_E_STALE ? 0 : code;
+}
+
+int kvi_region_wait_for(struct kvmem_space *space, const struct kvmem_fence *fence)
+{
+    struct kvi_point point;
+    int code;
+
+    if (!kvi_fence_is_pending(space->client, fence))
+        return 0;
+    code = kvi_fence_take(space->client, kvi_space_backend(space), fence, &point);
+    return code ? code : kvi_region_wait(space, &point);
+}
+
+int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, const struct kvmem_fence *fence,
+                        uint32_t *stay)
 {
     struct kvmem_space *space = region->space;
     const struct kvi_seq *seq = &space->seqs[region->seq.index];
     uint32_t end =
         least((uint64_t)keep + region->ahead, least(seq->block_count, region->block_limit));
+    int code = 0;
 
     *stay = keep;
     while (*stay < end && kvi_region_access_of(space, seq->blocks[*stay]) == KVI_ACCESS_RW)
         ++*stay;
     space->regions->is_due = true;
-    return kvi_region_hide(region, *stay);
+    if (region->mapped > *stay)
+        code = kvi_region_wait_for(space, fence);
+    return code ? code : kvi_region_hide(region, *stay);
+}
+
+void kvi_region_restore(struct kvmem_region *region)
+{
+    (void)map_table(region, &region->space->seqs[region->seq.index]);
 }
 
 int kvi_region_attach(struct kvmem_region *region, uint32_t count, const int32_t *blocks)
@@ -305,84 +409,6 @@ int kvi_region_attach(struct kvmem_region *region, uint32_t count, const int32_t
     if (!code)
         kvi_seq_drop_blocks(space, seq, 0);
     else if (kvi_region_hide(region, 0) == 0)
-        (void)map_table(region, seq);
-    return code;
-}
-
-/* ---- check ---- */
-
-static int wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static int wrong(const char *format, ...)
-{
-    char text[200];
-    va_list arguments;
-
-    va_start(arguments, format);
-    vsnprintf(text, sizeof(text), format, arguments);
-    va_end(arguments);
-    return kvi_error_set(KVMEM_E_CORRUPT, "%s", text);
-}
-
-static int check_view(const struct kvmem_region *region, uint32_t position)
-{
-    const struct kvmem_space *space = region->space;
-    const struct kvi_seq *seq = &space->seqs[region->seq.index];
-    const struct kvi_view *view = &region->views[position];
-    const struct kvi_segment *segment;
-
-    if (position >= region->mapped)
-        return view->access ? wrong("view %u shows block %d beyond %u", position, view->block,
-                                    region->mapped)
-                            : 0;
-    if (view->access != KVI_ACCESS_RO && view->access != KVI_ACCESS_RW)
-        return wrong("view %u: access %u", position, view->access);
-    if (view->region != region || view->block != seq->blocks[position])
-        return wrong("view %u shows block %d, the table has %d", position, view->block,
-                     seq->blocks[position]);
-    segment = kvi_pool_segment(&space->pool, (uint32_t)view->block);
-    if (!segment->access || view->phys.id != segment->phys.id)
-        return wrong("view %u shows another segment than that of block %d", position, view->block);
-    if (view->access == KVI_ACCESS_RW && !segment->is_owned)
-        return wrong("view %u of block %d is writable, its segment is not ours", position,
-                     view->block);
-    if (view->prev
-            ? view->prev->next != view
-            : space->regions->shown[kvi_pool_slot(&space->pool, (uint32_t)view->block)] != view)
-        return wrong("view %u is not in the list of block %d", position, view->block);
-    return 0;
-}
-
-static int check_region(const struct kvmem_region *region)
-{
-    const struct kvmem_space *space = region->space;
-    const struct kvi_seq *seq = kvi_seq_find(space, region->seq);
-    int code = 0;
-
-    if (!seq || kvi_region_of(space, seq) != region)
-        return wrong("a region is not that of its sequence %u", region->seq.index);
-    if (region->mapped > least(seq->block_count, region->block_limit))
-        return wrong("seq %u: %u views of %u blocks, limit %u", region->seq.index, region->mapped,
-                     seq->block_count, region->block_limit);
-    for (uint32_t i = 0; !code && i < region->block_limit; i++)
-        code = check_view(region, i);
-    return code;
-}
-
-int kvi_regions_check(const struct kvmem_space *space)
-{
-    const struct kvi_regions *regions = space->regions;
-    uint64_t mapped = 0, listed = 0;
-    int code = 0;
-
-    for (const struct kvmem_region *r = regions->first; !code && r; r = r->next) {
-        mapped += r->mapped;
-        code = check_region(r);
-    }
-    for (uint32_t slot = 0; !code && slot < space->pool.segment_limit; slot++)
-        for (const struct kvi_view *view = regions->shown[slot]; view; view = view->next)
-            listed++;
-    if (!code && listed != mapped)
-        return wrong("%" PRIu64 " views are listed, %" PRIu64 " mapped", listed, mapped);
+        kvi_region_restore(region);
     return code;
 }

@@ -6,14 +6,16 @@
  *   views of the region     | v0 | v1 | v2 | v3 | .. |        at base + position × block_bytes
  *
  *   view     a position of a region: shows the block of its segment, mapped again, or nothing
+ *   closing  a region whose views stay until the last work that uses them has passed; its sequence
+ *            has none any more, its blocks may be given up behind the same fence
  *   ahead    blocks of the table beyond the tail: reserved blocks of the sequence like others
- *   mapped   views [0, mapped) show blocks [0, mapped) of the table, the others show nothing
+ *   mapped   leading blocks of the table that are shown; the other views show nothing
  *
- * Equations (kvi_regions_check):
- *   mapped <= least(blocks of the table, block_limit)
- *   the handle behind a view = that of its block's segment
- *   the list of a segment = the views that show it
- *   a view is writable ⇒ its segment is ours (one writer: what lowers a segment lowers its views)
+ * Equations (kvi_regions_check), the first for regions that are not closing:
+ *   views [0, mapped) show blocks [0, mapped) of the table, and mapped <= least(blocks of the
+ * table, block_limit) the handle behind a view = that of its block's segment the list of a segment
+ * = the views that show it a view is writable ⇒ its segment is ours (one writer: what lowers a
+ * segment lowers its views)
  *
  * A view is made writable while its block is PRIVATE and referenced once, read-only else. It stays
  * writable, as the block's own address does, until the segment is handed in. Before an append
@@ -28,6 +30,7 @@
 
 #include <kvmem/region.h>
 
+#include "client/fence.h"
 #include "client/seq.h"
 
 #define KVI_REGION_AHEAD     2u
@@ -50,7 +53,8 @@ struct kvmem_region {
     struct kvmem_region *next;
     struct kvmem_seq seq;
     uint64_t base;
-    uint32_t block_limit; /* views */
+    struct kvi_point point; /* closing: unmapped once it is reached */
+    uint32_t block_limit;   /* views */
     uint32_t ahead;
     uint32_t mapped;
     uint64_t waits;
@@ -66,6 +70,7 @@ struct kvmem_region {
 
 struct kvi_regions {
     struct kvmem_region *first;
+    struct kvmem_region *closing; /* those that wait for their point */
     struct kvmem_region **of_seq; /* [seq_limit], by place */
     struct kvi_view **shown;      /* [segment_limit] views of the segment */
     uint64_t ranges[KVI_REGION_RANGES];
@@ -74,16 +79,22 @@ struct kvi_regions {
     bool is_due; /* dispatch has blocks to map ahead */
 };
 
-/* What a space with KVMEM_SPACE_REGIONS needs. NO_MEMORY. fini closes all. */
+/* What a space with KVMEM_SPACE_REGIONS needs. NO_MEMORY. fini leaves mappings as they are. */
 int kvi_regions_init(struct kvmem_space *space);
 void kvi_regions_fini(struct kvmem_space *space);
+
+/* Close all, unmap all, give the ranges back. */
+void kvi_regions_unmap(struct kvmem_space *space);
+
+/* Until no region waits for its point any more, at most until `deadline_ns`. 0, TIMED_OUT. */
+int kvi_regions_wait(struct kvmem_space *space, int64_t deadline_ns);
 
 /* kvmem_region_open with checked options. */
 int kvi_region_open(struct kvmem_space *space, struct kvmem_seq seq,
                     const struct kvmem_region_options *options, struct kvmem_region **out);
 
-/* Unmap and forget; the sequence stays, with its blocks. */
-void kvi_region_close(struct kvmem_region *region);
+/* Unmap and forget, once `point` is reached; the sequence stays, with its blocks. */
+void kvi_region_close(struct kvmem_region *region, const struct kvi_point *point);
 
 /* The region of a sequence, or NULL. */
 static inline struct kvmem_region *kvi_region_of(const struct kvmem_space *space,
@@ -92,7 +103,13 @@ static inline struct kvmem_region *kvi_region_of(const struct kvmem_space *space
     return seq->has_region ? space->regions->of_seq[seq - space->seqs] : NULL;
 }
 
-/* Take and map blocks ahead where they are lacking. */
+/* Wait for a point, at most the client's time limit. A broken one is over. 0, TIMED_OUT. */
+int kvi_region_wait(struct kvmem_space *space, const struct kvi_point *point);
+
+/* The same for a checked fence of a caller; a STREAM fence is recorded first. */
+int kvi_region_wait_for(struct kvmem_space *space, const struct kvmem_fence *fence);
+
+/* Take and map blocks ahead where they are lacking; unmap what has closed. */
 void kvi_regions_dispatch(struct kvmem_space *space);
 
 /* ---- what becomes of the sequence ---- */
@@ -102,18 +119,24 @@ int kvi_regions_check_limits(const struct kvmem_space *space, uint32_t n,
                              const struct kvmem_seq *seqs, const uint32_t *counts);
 
 /* An append, in its second step: take what the sequences with regions lack, so that all blocks of
- * the batch are in their tables (NO_MEMORY); then, when copies of shared tails are made but not
- * placed, map them and all that is to be written (codes of the backend). After a failure of
- * either, and of what lies between, undo: as if nothing had been done. */
+ * the batch are in their tables (NO_MEMORY), and wait for `fence` when a view is going to show
+ * another block (TIMED_OUT, codes of kvi_fence_take); then, when copies of shared tails are made
+ * but not placed, map them and all that is to be written (codes of the backend). After a failure
+ * of either, and of what lies between, undo: as if nothing had been done. */
 int kvi_regions_take(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                     const uint32_t *counts);
+                     const uint32_t *counts, const struct kvmem_fence *fence);
 int kvi_regions_map(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                     const uint32_t *counts);
 void kvi_regions_undo(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs);
 
 /* A truncate that needs `keep` blocks: how many stay, as blocks ahead; the views of the others are
- * unmapped. Or a code of the backend. */
-int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, uint32_t *stay);
+ * unmapped, behind `fence`, which is waited for. Or TIMED_OUT, a code of kvi_fence_take or of the
+ * backend. */
+int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, const struct kvmem_fence *fence,
+                        uint32_t *stay);
+
+/* The truncate failed after that: map again what its table has. */
+void kvi_region_restore(struct kvmem_region *region);
 
 /* Show `blocks` instead of the blocks ahead of an empty sequence, which are dropped. The table
  * holds nothing then. LIMIT or a code of the backend, and nothing has changed. */
@@ -121,6 +144,9 @@ int kvi_region_attach(struct kvmem_region *region, uint32_t count, const int32_t
 
 /* The segment becomes read-only: its views first. Codes of the backend. */
 int kvi_regions_lower(struct kvmem_space *space, uint32_t slot);
+
+/* Nobody here holds the segment's block any more: unmap what still shows it. */
+void kvi_regions_vacate(struct kvmem_space *space, uint32_t slot);
 
 /* Verify the equations. 0 or CORRUPT. */
 int kvi_regions_check(const struct kvmem_space *space);

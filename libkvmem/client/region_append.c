@@ -60,8 +60,9 @@ static int take_blocks(struct kvmem_region *region, struct kvi_seq *seq, uint64_
 }
 
 int kvi_regions_take(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                     const uint32_t *counts)
+                     const uint32_t *counts, const struct kvmem_fence *fence)
 {
+    bool has_remaps = false;
     int code = 0;
 
     /* Who copies a shared tail leaves it to fewer, as in make_copies. */
@@ -73,6 +74,7 @@ int kvi_regions_take(struct kvmem_space *space, uint32_t n, const struct kvmem_s
 
         if (region && !code && tokens > seq->tail_room)
             code = take_blocks(region, seq, kvi_seq_blocks_lacking(space, seq, tokens, copy));
+        has_remaps |= region && copy;
         seq->copy_block = copy ? 0 : KVMEM_BLOCK_NONE;
         if (copy)
             space->refs[kvi_seq_tail(space, seq)]--;
@@ -84,7 +86,8 @@ int kvi_regions_take(struct kvmem_space *space, uint32_t n, const struct kvmem_s
             space->refs[kvi_seq_tail(space, seq)]++;
         seq->copy_block = KVMEM_BLOCK_NONE;
     }
-    return code;
+    /* A kernel must not lose what it reads. */
+    return !code && has_remaps ? kvi_region_wait_for(space, fence) : code;
 }
 
 /* ---- map ---- */

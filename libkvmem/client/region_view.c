@@ -57,7 +57,7 @@ static int show_at(struct kvmem_region *region, uint32_t position, int32_t block
     int code;
 
     assert(!view->access && segment->access >= access);
-    code = kvi_backend_map(space->client->backend, segment->phys, address_of(region, position),
+    code = kvi_backend_map(kvi_space_backend(space), segment->phys, address_of(region, position),
                            space->geometry.block_bytes, access);
     if (code)
         return code;
@@ -82,19 +82,34 @@ static void forget(struct kvi_view *view)
     view->access = 0;
 }
 
-int kvi_region_hide(struct kvmem_region *region, uint32_t from)
+/* Views [from, end), all of which show something. */
+static int hide_run(struct kvmem_region *region, uint32_t from, uint32_t end)
 {
     struct kvmem_space *space = region->space;
-    int code;
+    int code = kvi_backend_unmap(kvi_space_backend(space), address_of(region, from),
+                                 (end - from) * space->geometry.block_bytes);
 
-    if (from >= region->mapped)
-        return 0;
-    code = kvi_backend_unmap(space->client->backend, address_of(region, from),
-                             (region->mapped - from) * space->geometry.block_bytes);
-    if (code)
-        return code;
-    while (region->mapped > from)
-        forget(&region->views[--region->mapped]);
+    for (uint32_t i = from; !code && i < end; i++)
+        forget(&region->views[i]);
+    return code;
+}
+
+int kvi_region_hide(struct kvmem_region *region, uint32_t from)
+{
+    while (region->mapped > from) {
+        uint32_t first = region->mapped;
+        int code;
+
+        while (first > from && region->views[first - 1].access)
+            first--;
+        code = first < region->mapped ? hide_run(region, first, region->mapped) : 0;
+        if (code)
+            return code;
+        /* Of a closing region single blocks may be gone already. */
+        region->mapped = first;
+        while (region->mapped > from && !region->views[region->mapped - 1].access)
+            region->mapped--;
+    }
     return 0;
 }
 
@@ -107,24 +122,15 @@ int kvi_region_swap(struct kvmem_region *region, uint32_t position, int32_t bloc
     int code;
 
     assert(position < region->mapped);
-    code = kvi_backend_unmap(space->client->backend, address_of(region, position),
-                             space->geometry.block_bytes);
+    code = hide_run(region, position, position + 1);
     if (code)
         return code;
-    forget(view);
     code = show_at(region, position, block, access);
     if (!code)
         return 0;
     if (show_at(region, position, old.block, (enum kvi_access)old.access)) {
         /* What lies behind the hole is not contiguous any more: an append or dispatch maps it. */
-        uint32_t end = region->mapped;
-
-        if (position + 1 < end)
-            (void)kvi_backend_unmap(space->client->backend, address_of(region, position + 1),
-                                    (end - position - 1) * space->geometry.block_bytes);
-        while (region->mapped > position + 1)
-            forget(&region->views[--region->mapped]);
-        region->mapped = position;
+        (void)kvi_region_hide(region, position);
         space->regions->is_due = true;
     }
     return code;
@@ -139,11 +145,24 @@ int kvi_region_set_access(struct kvi_view *view, enum kvi_access access)
 
     if (view->access == access)
         return 0;
-    code = kvi_backend_set_access(space->client->backend, address_of(region, position),
+    code = kvi_backend_set_access(kvi_space_backend(space), address_of(region, position),
                                   space->geometry.block_bytes, access);
     if (!code)
         view->access = (uint8_t)access;
     return code;
+}
+
+void kvi_regions_vacate(struct kvmem_space *space, uint32_t slot)
+{
+    struct kvi_view *view;
+
+    while ((view = space->regions->shown[slot]) != NULL) {
+        uint32_t position = (uint32_t)(view - view->region->views);
+
+        /* Neither fails for what was mapped here. */
+        if (hide_run(view->region, position, position + 1))
+            forget(view);
+    }
 }
 
 int kvi_regions_lower(struct kvmem_space *space, uint32_t slot)

@@ -6,7 +6,8 @@
  *                            |<- fill ->|<room>|
  *   whole blocks of appended = full; held tokens lie in the first ceil(appended ÷ block_tokens)
  *
- *   tail_room > 0  ⇒  the tail is PRIVATE, referenced once, part full or just opened, and
+ *   tail_room > 0  ⇒  the tail is PRIVATE, referenced once (what cools aside), part full or just
+ *                     opened, and
  *                     appended may grow by tail_room without a look at it; its fill[] then says
  *                     block_tokens, of which tail_room are not taken yet:
  *                     tokens of a segment = Σ fill[used] − Σ tail_room of the tails in it
@@ -15,6 +16,9 @@
  * A part-full tail that is shared or sealed is copied before the first token goes in, to the last
  * reserved block or a new one. fork shares what holds tokens; reserved blocks stay the parent's.
  * truncate drops reserved blocks too.
+ *
+ * What is given up with a fence that is not reached cools (cooling.h): a freed table as it is, the
+ * end of a truncated one, tails that were replaced by copies.
  *
  * An id is valid when its generation is odd and the place's. Places are recycled last in, first
  * out. All functions check ids; sizes and pointers were checked above (api/).
@@ -37,7 +41,7 @@ struct kvi_seq {
     bool has_region; /* client/region.h */
     uint8_t reserved[2];
     int32_t copy_block; /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
-    uint32_t reserved_line;
+    uint32_t guard;     /* what its attached blocks wait for (guard.h), forks included */
 };
 
 _Static_assert(sizeof(struct kvi_seq) == 64, "one cache line");
@@ -114,18 +118,20 @@ uint64_t kvi_seq_leased_blocks(const struct kvmem_space *space, const struct kvi
                                uint32_t from);
 
 int kvi_seqs_create(struct kvmem_space *space, uint32_t n, struct kvmem_seq *seqs);
-int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs);
+int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                  const struct kvmem_fence *fence);
 int kvi_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent, uint32_t n,
                   struct kvmem_seq *children);
 int kvi_seq_reserve(struct kvmem_space *space, struct kvmem_seq id, uint32_t tokens);
 int kvi_seqs_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                    const uint32_t *counts);
+                    const uint32_t *counts, const struct kvmem_fence *fence);
 /* 1, 0, or STALE, INVALID (named twice), LIMIT. */
 int kvi_seqs_can_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                         const uint32_t *counts);
 int kvi_seqs_commit(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                     const uint32_t *counts);
-int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t tokens);
+int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t tokens,
+                     const struct kvmem_fence *fence);
 int kvi_seq_info(const struct kvmem_space *space, struct kvmem_seq id, struct kvmem_seq_info *out);
 
 #endif

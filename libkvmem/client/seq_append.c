@@ -8,13 +8,20 @@
  *               tails aside. All that can fail is in 1 and 2, and can be undone.
  *   3 do        marks, counters, new blocks
  *
+ * The copies of a batch are one call of the backend. On a GPU it returns before they are made: the
+ * old tails cool until the stream has passed them, and when the call fails half-way, so do the
+ * blocks that it may still write.
+ *
+ * In a space with regions (region.h) step 2 takes all blocks of the sequences that have one, and
+ * maps what will be written, the copies behind everything else.
+ *
  * Step 2 counts a copy for each shared tail; when two sequences of the batch share one, the
  * second may stay in place: only if the count does not fit, it is done exactly.
  */
 #include <assert.h>
 #include <inttypes.h>
 
-#include "backend/backend.h"
+#include "client/blocks.h"
 #include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
@@ -140,30 +147,29 @@ static uint64_t exact_blocks(struct kvmem_space *space, uint32_t n, const struct
     return blocks;
 }
 
-/* Forget the copies that were made aside for the first n sequences. */
-static void undo_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs)
+static inline bool is_copied(const struct kvi_seq *seq)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        struct kvi_seq *seq = &space->seqs[seqs[i].index];
-
-        if (seq->copy_block == KVMEM_BLOCK_NONE)
-            continue;
-        space->refs[kvi_seq_tail(space, seq)]++;
-        if (seq->block_count == kvi_seq_used_blocks(space, seq))
-            kvi_pool_give(&space->pool, (uint32_t)seq->copy_block);
-        seq->copy_block = KVMEM_BLOCK_NONE;
-    }
+    return seq->copy_block != KVMEM_BLOCK_NONE;
 }
 
-/* Copy tails that may not be written into their last reserved block, or a new one. The old
- * tail's reference is gone from the count, but not yet dropped. */
-static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                       const uint32_t *counts)
+/* How the copies of a batch are ordered, and where what they leave waits. */
+struct copying {
+    uint32_t count;
+    bool is_async; /* the backend returns before they are made */
+    uint64_t stream;
+    struct kvi_point point;         /* async: behind them */
+    struct kvi_cooling_place place; /* async: for the blocks that wait for it */
+};
+
+/* Choose a target for each copy: the last reserved block, or a new one. The old tail's reference
+ * is gone from the count, but not yet dropped. */
+static void choose_targets(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                           const uint32_t *counts, struct copying *copying)
 {
+    copying->count = 0;
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
         int32_t target;
-        int code;
 
         if ((counts && !counts[i]) || !kvi_seq_needs_copy(space, seq))
             continue;
@@ -174,42 +180,159 @@ static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem
         assert(target >= 0);
         seq->copy_block = target;
         space->refs[kvi_seq_tail(space, seq)]--;
-        code = kvi_backend_copy(space->client->backend, kvi_space_address(space, (uint32_t)target),
-                                kvi_space_address(space, kvi_seq_tail(space, seq)),
-                                space->geometry.block_bytes, 0);
-        if (code) {
-            undo_copies(space, i + 1, seqs);
-            return code;
-        }
+        space->copy_from[copying->count] = (int32_t)kvi_seq_tail(space, seq);
+        space->copy_to[copying->count++] = target;
     }
-    return 0;
 }
 
-/* Put the copies in place, and drop the old tails. Two sequences may have copied the same one:
- * all references are back before the first is dropped. */
-static void place_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs)
+/* All references are as they were before: two sequences may have copied the same tail. */
+static void restore_references(struct kvmem_space *space, const struct copying *copying)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        const struct kvi_seq *seq = &space->seqs[seqs[i].index];
+    for (uint32_t i = 0; i < copying->count; i++)
+        space->refs[space->copy_from[i]]++;
+}
 
-        if (seq->copy_block != KVMEM_BLOCK_NONE)
-            space->refs[kvi_seq_tail(space, seq)]++;
-    }
+/* The copies failed. New targets go back, once the stream has passed what it may have got. */
+static void undo_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                        struct copying *copying)
+{
+    uint32_t taken = 0;
+
+    restore_references(space, copying);
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
-        uint32_t old;
 
-        if (seq->copy_block == KVMEM_BLOCK_NONE)
+        if (is_copied(seq) && seq->block_count == kvi_seq_used_blocks(space, seq))
+            space->copy_to[taken++] = seq->copy_block;
+        seq->copy_block = KVMEM_BLOCK_NONE;
+    }
+    if (!copying->is_async || !taken) {
+        while (taken--)
+            kvi_pool_give(&space->pool, (uint32_t)space->copy_to[taken]);
+        kvi_cooling_cancel(space, &copying->place);
+        return;
+    }
+    for (uint32_t i = 0; i < taken; i++)
+        space->refs[space->copy_to[i]] = 1;
+    kvi_cooling_add(space, &copying->point, space->copy_to, taken, &copying->place);
+}
+
+/* Put the copies in place. */
+static void place_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                         const struct copying *copying)
+{
+    restore_references(space, copying);
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+
+        if (!is_copied(seq))
             continue;
-        old = kvi_seq_tail(space, seq);
         if (seq->block_count > kvi_seq_used_blocks(space, seq))
             seq->block_count--;
         seq->blocks[kvi_space_whole_blocks(space, seq->appended)] = seq->copy_block;
         space->refs[seq->copy_block] = 1;
         seq->copy_block = KVMEM_BLOCK_NONE;
-        space->stats.tail_copies++;
-        kvi_space_unref(space, old);
     }
+    space->stats.tail_copies += copying->count;
+}
+
+/* The old tails' references go, now or when the copies are made. */
+static void drop_tails(struct kvmem_space *space, const struct copying *copying)
+{
+    if (!copying->is_async) {
+        for (uint32_t i = 0; i < copying->count; i++)
+            kvi_space_unref(space, (uint32_t)space->copy_from[i]);
+        return;
+    }
+    kvi_cooling_add(space, &copying->point, space->copy_from, copying->count, &copying->place);
+}
+
+/* On the host: the copies are made at once, so what they read must be there. */
+static int ready_on_host(struct kvmem_space *space, const struct kvmem_fence *fence)
+{
+    struct kvi_point point = {fence->timeline, fence->value};
+
+    if (fence->kind != KVMEM_FENCE_TIMELINE)
+        return 0;
+    if (kvi_fence_state(space->client, &point) != KVI_LANE_PENDING)
+        return kvi_fence_order(space->client, kvi_space_backend(space), 0, &point);
+    return kvi_error_set(KVMEM_E_BUSY,
+                         "fence: value %" PRIu64 " is not reached, and a shared tail "
+                         "is to be copied; wait for it first",
+                         point.value);
+}
+
+/* Everything that may fail before the first copy: what they wait for, a lane, a place for what
+ * waits for them. At most `limit` copies. */
+static int begin_copies(struct kvmem_space *space, uint32_t limit, const struct kvmem_fence *fence,
+                        struct copying *copying)
+{
+    struct kvi_backend *backend = kvi_space_backend(space);
+    struct kvi_point before;
+    int code;
+
+    *copying = (struct copying){.place = {NULL, KVI_TABLE_NONE}};
+    if (backend->info.kind == KVI_BACKEND_HOST)
+        return ready_on_host(space, fence);
+    copying->is_async = true;
+    if (fence->kind == KVMEM_FENCE_STREAM)
+        copying->stream = (uint64_t)(uintptr_t)fence->stream;
+    code = kvi_fence_prepare(space->client, backend, copying->stream);
+    if (!code && fence->kind == KVMEM_FENCE_TIMELINE) {
+        before = (struct kvi_point){fence->timeline, fence->value};
+        code = kvi_fence_order(space->client, backend, copying->stream, &before);
+    }
+    return code ? code : kvi_cooling_reserve(space, limit, &copying->place);
+}
+
+static int map_regions(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                       const uint32_t *counts)
+{
+    return space->regions ? kvi_regions_map(space, n, seqs, counts) : 0;
+}
+
+/* The copies that are on their way, whole or half; then their views. */
+static int end_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                      const uint32_t *counts, struct copying *copying, int code)
+{
+    if (copying->is_async) {
+        /* Whether or not it failed: some of the copies may be under way. */
+        int recorded = kvi_fence_record(space->client, kvi_space_backend(space), copying->stream,
+                                        &copying->point);
+
+        code = code ? code : recorded;
+    }
+    if (!code)
+        code = map_regions(space, n, seqs, counts);
+    if (code && copying->is_async && space->regions) /* blocks that were taken go back at once */
+        (void)kvi_region_wait(space, &copying->point);
+    return code;
+}
+
+/* Copy tails that may not be written aside, and put the copies in their place. */
+static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                       const uint32_t *counts, const struct plan *plan,
+                       const struct kvmem_fence *fence)
+{
+    struct copying copying;
+    int code = begin_copies(space, plan->copies, fence, &copying);
+
+    if (code)
+        return code;
+    choose_targets(space, n, seqs, counts, &copying);
+    if (!copying.count) { /* what cooled was dropped meanwhile: nobody shares the tails now */
+        kvi_cooling_cancel(space, &copying.place);
+        return map_regions(space, n, seqs, counts);
+    }
+    code = kvi_blocks_move(space, copying.count, space->copy_from, space->copy_to, copying.stream);
+    code = end_copies(space, n, seqs, counts, &copying, code);
+    if (code) {
+        undo_copies(space, n, seqs, &copying);
+        return code;
+    }
+    place_copies(space, n, seqs, &copying);
+    drop_tails(space, &copying);
+    return 0;
 }
 
 /* A table that has grown changes nothing, but the address of the view: when nothing else can fail
@@ -230,34 +353,32 @@ static int grow_tables(struct kvmem_space *space, uint32_t n, const struct kvmem
     return code;
 }
 
-/* The end of step 2 in a space with regions: nothing is left to be taken or mapped. */
+/* The end of step 2 in a space with regions. */
 static int prepare_regions(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                           const uint32_t *counts)
+                           const uint32_t *counts, const struct plan *plan,
+                           const struct kvmem_fence *fence)
 {
-    int code = kvi_regions_take(space, n, seqs, counts);
+    int code = kvi_regions_take(space, n, seqs, counts, fence);
 
-    if (!code)
-        code = make_copies(space, n, seqs, counts);
-    if (!code) {
-        code = kvi_regions_map(space, n, seqs, counts);
-        if (code)
-            undo_copies(space, n, seqs);
-    }
+    if (!code && plan->copies)
+        code = make_copies(space, n, seqs, counts, plan, fence);
+    else if (!code)
+        code = map_regions(space, n, seqs, counts);
     if (code)
         kvi_regions_undo(space, n, seqs);
-    else
-        place_copies(space, n, seqs);
     return code;
 }
 
 /* Step 2. */
 static int prepare(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                   const uint32_t *counts, const struct plan *plan)
+                   const uint32_t *counts, const struct plan *plan, const struct kvmem_fence *fence)
 {
     int code = space->regions ? kvi_regions_check_limits(space, n, seqs, counts) : 0;
 
     if (code)
         return code;
+    if (plan->blocks > kvi_pool_free_blocks(&space->pool))
+        kvi_cooling_drain(space);
     if (plan->blocks > kvi_pool_free_blocks(&space->pool)) {
         uint64_t exact = plan->copies ? exact_blocks(space, n, seqs, counts) : plan->blocks;
 
@@ -275,13 +396,8 @@ static int prepare(struct kvmem_space *space, uint32_t n, const struct kvmem_seq
             return code;
     }
     if (space->regions)
-        return prepare_regions(space, n, seqs, counts);
-    if (!plan->copies)
-        return 0;
-    code = make_copies(space, n, seqs, counts);
-    if (!code)
-        place_copies(space, n, seqs);
-    return code;
+        return prepare_regions(space, n, seqs, counts, plan, fence);
+    return plan->copies ? make_copies(space, n, seqs, counts, plan, fence) : 0;
 }
 
 /* The next block of the sequence, reserved or new, is its tail now. */
@@ -335,14 +451,15 @@ static void extend(struct kvmem_space *space, struct kvi_seq *seq, uint32_t toke
 
 static inline __attribute__((always_inline)) int append(struct kvmem_space *space, uint32_t n,
                                                         const struct kvmem_seq *seqs,
-                                                        const uint32_t *counts)
+                                                        const uint32_t *counts,
+                                                        const struct kvmem_fence *fence)
 {
     struct plan plan;
     uint64_t total = 0;
     int code = look(space, n, seqs, counts, &plan);
 
     if (code > 0)
-        code = prepare(space, n, seqs, counts, &plan);
+        code = prepare(space, n, seqs, counts, &plan, fence);
     if (code)
         return code;
     for (uint32_t i = 0; i < n; i++) {
@@ -363,9 +480,9 @@ static inline __attribute__((always_inline)) int append(struct kvmem_space *spac
 }
 
 int kvi_seqs_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                    const uint32_t *counts)
+                    const uint32_t *counts, const struct kvmem_fence *fence)
 {
-    return counts ? append(space, n, seqs, counts) : append(space, n, seqs, NULL);
+    return counts ? append(space, n, seqs, counts, fence) : append(space, n, seqs, NULL, fence);
 }
 
 int kvi_seqs_can_append(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
@@ -378,6 +495,9 @@ int kvi_seqs_can_append(struct kvmem_space *space, uint32_t n, const struct kvme
         code = kvi_regions_check_limits(space, n, seqs, counts);
     if (code < 0)
         return code;
+    if (plan.blocks <= kvi_pool_free_blocks(&space->pool))
+        return 1;
+    kvi_cooling_drain(space); /* as append will */
     if (plan.blocks <= kvi_pool_free_blocks(&space->pool))
         return 1;
     return plan.copies &&
@@ -412,6 +532,10 @@ int kvi_seq_reserve(struct kvmem_space *space, struct kvmem_seq id, uint32_t tok
     if (code)
         return code;
     lacking = kvi_seq_blocks_lacking(space, seq, tokens, kvi_seq_needs_copy(space, seq));
+    if (lacking > kvi_pool_free_blocks(&space->pool)) {
+        kvi_cooling_drain(space);
+        lacking = kvi_seq_blocks_lacking(space, seq, tokens, kvi_seq_needs_copy(space, seq));
+    }
     if (lacking > kvi_pool_free_blocks(&space->pool))
         return kvi_space_lack(space, lacking);
     code = kvi_seq_table_grow(space, seq, seq->block_count + lacking);

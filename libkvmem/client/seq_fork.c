@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "client/guard.h"
 #include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
@@ -63,6 +64,7 @@ int kvi_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent, uint32_t n
 
         to->appended = from->appended;
         to->committed = from->committed;
+        to->guard = from->guard;
         to->block_count = used;
         if (used)
             memcpy(to->blocks, from->blocks, used * sizeof(*to->blocks));
@@ -70,7 +72,46 @@ int kvi_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent, uint32_t n
     return 0;
 }
 
-int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs)
+/* The sequences' tables, with their references, wait for `fence`: in O(1) each. */
+static int cool_seqs(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                     const struct kvmem_fence *fence)
+{
+    struct kvi_point point;
+    int code = kvi_cooling_room(space, n);
+
+    if (!code)
+        code = kvi_fence_take(space->client, kvi_space_backend(space), fence, &point);
+    if (code)
+        return code;
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+
+        if (seq->has_region)
+            kvi_region_close(kvi_region_of(space, seq), &point);
+        kvi_seq_settle(space, seq);
+        if (seq->block_count) {
+            kvi_cooling_add_table(space, &point, seq->blocks, seq->block_count, seq->table_class);
+            seq->table_class = KVI_TABLE_NONE;
+        }
+        free_place(space, seqs[i].index);
+    }
+    return 0;
+}
+
+/* Room for the releases that dropping the sequences leads to. */
+static int room_to_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                        uint64_t blocks)
+{
+    if (blocks <= kvi_outbox_room(&space->client->outbox))
+        return 0;
+    blocks = 0;
+    for (uint32_t i = 0; i < n; i++)
+        blocks += kvi_seq_leased_blocks(space, &space->seqs[seqs[i].index], 0);
+    return kvi_space_room(space, blocks);
+}
+
+int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                  const struct kvmem_fence *fence)
 {
     uint64_t stamp = ++space->batch_stamp;
     uint64_t blocks = 0;
@@ -86,23 +127,62 @@ int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq 
         seq->stamp = stamp;
         blocks += seq->block_count;
     }
-    if (blocks > kvi_outbox_room(&space->client->outbox)) {
-        blocks = 0;
-        for (uint32_t i = 0; i < n; i++)
-            blocks += kvi_seq_leased_blocks(space, &space->seqs[seqs[i].index], 0);
-        code = kvi_space_room(space, blocks);
-        if (code)
-            return code;
-    }
+    if (blocks && kvi_fence_is_pending(space->client, fence))
+        return cool_seqs(space, n, seqs, fence);
+    code = room_to_free(space, n, seqs, blocks);
+    if (code)
+        return code;
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
 
         if (seq->has_region)
-            kvi_region_close(kvi_region_of(space, seq));
+            kvi_region_close(kvi_region_of(space, seq), &(struct kvi_point){0});
         kvi_seq_settle(space, seq);
         kvi_seq_drop_blocks(space, seq, 0);
         free_place(space, seqs[i].index);
     }
+    return 0;
+}
+
+/* ---- truncating ---- */
+
+/* The blocks from `keep` on wait for `fence`. */
+static int cool_end(struct kvmem_space *space, struct kvi_seq *seq, uint32_t keep,
+                    const struct kvmem_fence *fence)
+{
+    uint32_t count = seq->block_count - keep;
+    struct kvi_cooling_place place;
+    struct kvi_point point;
+    int code = kvi_cooling_reserve(space, count, &place);
+
+    if (code)
+        return code;
+    code = kvi_fence_take(space->client, kvi_space_backend(space), fence, &point);
+    if (code) {
+        kvi_cooling_cancel(space, &place);
+        return code;
+    }
+    kvi_seq_settle(space, seq);
+    kvi_cooling_add(space, &point, seq->blocks + keep, count, &place);
+    seq->block_count = keep;
+    return 0;
+}
+
+/* The blocks from `keep` on go, now or when `fence` is reached. Nothing else has changed yet. */
+static int give_up_end(struct kvmem_space *space, struct kvi_seq *seq, uint32_t keep,
+                       const struct kvmem_fence *fence)
+{
+    int code = 0;
+
+    if (seq->block_count > keep) {
+        if (kvi_fence_is_pending(space->client, fence))
+            return cool_end(space, seq, keep, fence);
+        code = kvi_space_room(space, kvi_seq_leased_blocks(space, seq, keep));
+        if (code)
+            return code;
+    }
+    kvi_seq_settle(space, seq);
+    kvi_seq_drop_blocks(space, seq, keep);
     return 0;
 }
 
@@ -114,7 +194,8 @@ static void clear_reserved(struct kvmem_space *space, const struct kvi_seq *seq,
             kvi_pool_clear_fill(&space->pool, (uint32_t)seq->blocks[i]);
 }
 
-int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t tokens)
+int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t tokens,
+                     const struct kvmem_fence *fence)
 {
     struct kvi_seq *seq = kvi_seq_find(space, id);
     uint32_t keep, stay, tail, fill;
@@ -127,23 +208,24 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
                              "tokens: %" PRIu64 " is outside 0..%" PRIu64 " (appended)", tokens,
                              seq->appended);
     keep = (uint32_t)kvi_space_whole_blocks(space, tokens + space->block_tokens - 1);
-    if (seq->block_count > keep) {
-        code = kvi_space_room(space, kvi_seq_leased_blocks(space, seq, keep));
-        if (code)
-            return code;
-    }
     stay = keep;
     if (seq->has_region) {
-        code = kvi_region_truncate(kvi_region_of(space, seq), keep, &stay);
+        code = kvi_region_truncate(kvi_region_of(space, seq), keep, fence, &stay);
         if (code)
             return code;
     }
-    kvi_seq_settle(space, seq);
-    kvi_seq_drop_blocks(space, seq, stay);
+    code = give_up_end(space, seq, stay, fence);
+    if (code) {
+        if (seq->has_region)
+            kvi_region_restore(kvi_region_of(space, seq));
+        return code;
+    }
     clear_reserved(space, seq, keep);
     seq->appended = tokens;
     if (seq->committed > tokens)
         seq->committed = tokens;
+    if (!keep)
+        seq->guard = KVI_GUARD_NONE;
     fill = kvi_space_fill(space, tokens);
     if (!fill)
         return 0;

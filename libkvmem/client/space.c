@@ -16,18 +16,6 @@
 
 #define TABLE_SLAB_MIN (UINT64_C(4) << 20)
 
-int kvi_fence_check(const struct kvmem_fence *fence)
-{
-    if (fence->kind == KVMEM_FENCE_NONE || fence->kind == KVMEM_FENCE_HOST)
-        return 0;
-    if (fence->kind == KVMEM_FENCE_STREAM || fence->kind == KVMEM_FENCE_TIMELINE)
-        return kvi_error_set(KVMEM_E_NOT_SUPPORTED,
-                             "fence.kind: %" PRIu32
-                             " needs a GPU; the host device has 0 (NONE) and 1 (HOST)",
-                             fence->kind);
-    return kvi_error_set(KVMEM_E_INVALID, "fence.kind: %" PRIu32 " is outside 0..3", fence->kind);
-}
-
 /* ---- references ---- */
 
 void kvi_space_drop(struct kvmem_space *space, uint32_t block)
@@ -65,15 +53,19 @@ int kvi_space_room(struct kvmem_space *space, uint64_t records)
 int kvi_space_lack(struct kvmem_space *space, uint64_t needed)
 {
     int code = kvi_client_is_lost(space->client);
+    bool cools;
 
     if (needed > space->lacking)
         space->lacking = needed;
     space->stats.out_of_blocks++;
     if (code)
         return code;
-    return kvi_error_set(space->is_refused ? KVMEM_E_OUT_OF_BLOCKS : KVMEM_E_REFILL_PENDING,
-                         "%" PRIu64 " blocks are needed, %" PRIu64 " are free", needed,
-                         kvi_pool_free_blocks(&space->pool));
+    /* What cools comes back by itself: who has just preempted for it must not do so again. */
+    cools = kvi_pool_free_blocks(&space->pool) + space->cooling.blocks >= needed;
+    return kvi_error_set(
+        space->is_refused && !cools ? KVMEM_E_OUT_OF_BLOCKS : KVMEM_E_REFILL_PENDING,
+        "%" PRIu64 " blocks are needed, %" PRIu64 " are free, %" PRIu64 " wait for fences", needed,
+        kvi_pool_free_blocks(&space->pool), space->cooling.blocks);
 }
 
 static void add_result(struct kvmem_space *space, uint32_t block, uint32_t state)
@@ -110,6 +102,8 @@ int32_t kvi_space_scratch(struct kvmem_space *space)
 {
     if (space->scratch != KVMEM_BLOCK_NONE)
         return space->scratch;
+    if (!kvi_pool_free_blocks(&space->pool))
+        kvi_cooling_drain(space);
     space->scratch = kvi_pool_take(&space->pool);
     if (space->scratch == KVMEM_BLOCK_NONE)
         return kvi_space_lack(space, 1);
@@ -161,6 +155,11 @@ static void free_arrays(struct kvmem_space *space)
     kvi_regions_fini(space);
     kvi_release(alloc, space->results, KVI_SPACE_RESULTS * sizeof(*space->results));
     kvi_release(alloc, space->seqs, space->seq_limit * sizeof(*space->seqs));
+    kvi_release(alloc, space->copy_to, space->seq_limit * sizeof(*space->copy_to));
+    kvi_release(alloc, space->copy_from, space->seq_limit * sizeof(*space->copy_from));
+    kvi_cooling_fini(&space->cooling, alloc);
+    kvi_release(alloc, space->marks, range * sizeof(*space->marks));
+    kvi_release(alloc, space->guards, range * sizeof(*space->guards));
     kvi_release(alloc, space->held, range * sizeof(*space->held));
     kvi_release(alloc, space->refs, range * sizeof(*space->refs));
     kvi_table_memory_fini(&space->tables);
@@ -168,12 +167,42 @@ static void free_arrays(struct kvmem_space *space)
     kvi_release(alloc, space, sizeof(*space));
 }
 
+/* Arrays by block, by sequence, and the rest. */
+static int make_arrays(struct kvmem_space *space)
+{
+    struct kvmem_client *client = space->client;
+    size_t range = space->pool.index_range;
+    size_t seqs = space->seq_limit;
+
+    space->refs = array(client, range * sizeof(*space->refs));
+    space->held = array(client, range * sizeof(*space->held));
+    space->guards = array(client, range * sizeof(*space->guards));
+    space->marks = array(client, range * sizeof(*space->marks));
+    space->seqs = array(client, seqs * sizeof(*space->seqs));
+    space->copy_from = array(client, seqs * sizeof(*space->copy_from));
+    space->copy_to = array(client, seqs * sizeof(*space->copy_to));
+    space->results = array(client, KVI_SPACE_RESULTS * sizeof(*space->results));
+    if (!space->refs || !space->held || !space->guards || !space->marks || !space->seqs ||
+        !space->copy_from || !space->copy_to || !space->results)
+        return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for %zu sequences and %zu blocks", seqs,
+                             range);
+    return kvi_cooling_init(&space->cooling, &client->alloc, space->seq_limit);
+}
+
+static size_t slab_bytes(const struct kvmem_space *space)
+{
+    size_t bytes = (size_t)space->pool.index_range * 16;
+
+    if (bytes < (size_t)space->seq_limit * 256)
+        bytes = (size_t)space->seq_limit * 256;
+    return bytes < TABLE_SLAB_MIN ? TABLE_SLAB_MIN : bytes;
+}
+
 /* Everything that needs memory. */
-static int make_arrays(struct kvmem_client *client, const struct kvmem_space_options *options,
-                       const struct kvmem_geometry *geometry, struct kvmem_space **out)
+static int make_space(struct kvmem_client *client, const struct kvmem_space_options *options,
+                      const struct kvmem_geometry *geometry, struct kvmem_space **out)
 {
     struct kvmem_space *space = array(client, sizeof(*space));
-    size_t slab_bytes;
     int code;
 
     if (!space)
@@ -186,24 +215,10 @@ static int make_arrays(struct kvmem_client *client, const struct kvmem_space_opt
     space->seq_limit = options->seq_limit ? options->seq_limit : KVI_SPACE_SEQS;
     code = kvi_pool_init(&space->pool, &client->alloc, geometry->segment_limit,
                          geometry->blocks_per_segment);
-    if (!code) {
-        slab_bytes = (size_t)space->pool.index_range * 16;
-        if (slab_bytes < (size_t)space->seq_limit * 256)
-            slab_bytes = (size_t)space->seq_limit * 256;
-        if (slab_bytes < TABLE_SLAB_MIN)
-            slab_bytes = TABLE_SLAB_MIN;
-        code = kvi_table_memory_init(&space->tables, &client->alloc, slab_bytes);
-    }
-    if (!code) {
-        space->refs = array(client, space->pool.index_range * sizeof(*space->refs));
-        space->held = array(client, space->pool.index_range * sizeof(*space->held));
-        space->seqs = array(client, space->seq_limit * sizeof(*space->seqs));
-        space->results = array(client, KVI_SPACE_RESULTS * sizeof(*space->results));
-        if (!space->refs || !space->held || !space->seqs || !space->results)
-            code = kvi_error_set(KVMEM_E_NO_MEMORY,
-                                 "no memory for %" PRIu32 " sequences and %" PRIu32 " blocks",
-                                 space->seq_limit, space->pool.index_range);
-    }
+    if (!code)
+        code = kvi_table_memory_init(&space->tables, &client->alloc, slab_bytes(space));
+    if (!code)
+        code = make_arrays(space);
     if (!code && options->flags & KVMEM_SPACE_REGIONS)
         code = kvi_regions_init(space);
     if (code) {
@@ -315,7 +330,7 @@ int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options
         return place;
     code = plan_of(client, options, &plan);
     if (!code)
-        code = make_arrays(client, options, &plan, &space);
+        code = make_space(client, options, &plan, &space);
     if (code)
         return code;
     code = kvi_backend_reserve(client->backend, (uint64_t)plan.segment_limit * plan.segment_bytes,
@@ -358,21 +373,9 @@ static void say_close(struct kvmem_space *space)
     (void)kvi_client_call(client, KVI_OP_DONE, &reply);
 }
 
-void kvi_space_close(struct kvmem_space *space)
+/* What it shows in the status page, no more. */
+static void hide(struct kvmem_space *space)
 {
-    struct kvmem_client *client = space->client;
-
-    /* Publications of sequences that live on or ended must arrive; leases go with the space. */
-    (void)kvi_outbox_drain(client, kvi_client_deadline_ns(client->timeout_ns));
-    kvi_regions_fini(space);
-    kvi_importer_fini(space);
-    /* From here on what arrives for it finds no space: descriptors are closed. */
-    client->spaces[space->place] = NULL;
-    kvi_outbox_forget(&client->outbox, space->place);
-    if (!client->is_lost)
-        say_close(space);
-    kvi_backend_unreserve(client->backend, space->base,
-                          (uint64_t)space->geometry.segment_limit * space->geometry.segment_bytes);
     for (uint32_t slot = 0; slot < space->pool.segment_limit && space->pool.owned_segments;
          slot++) {
         struct kvi_segment *segment = &space->pool.segments[slot];
@@ -380,6 +383,33 @@ void kvi_space_close(struct kvmem_space *space)
         if (segment->is_owned && segment->is_on_page)
             kvi_status_hide(segment->shown, space->pool.blocks_per_segment);
         space->pool.owned_segments -= segment->is_owned;
+    }
+}
+
+void kvi_space_close(struct kvmem_space *space, int64_t deadline_ns)
+{
+    struct kvmem_client *client = space->client;
+    bool is_quiet = !kvi_cooling_wait(space, deadline_ns) &&
+                    (!space->regions || !kvi_regions_wait(space, deadline_ns));
+
+    /* Publications of sequences that live on or ended must arrive; leases go with the space. */
+    (void)kvi_outbox_drain(client, deadline_ns);
+    if (is_quiet && space->regions)
+        kvi_regions_unmap(space);
+    if (is_quiet)
+        kvi_importer_fini(space);
+    else
+        client->is_abandoned = true;
+    /* From here on what arrives for it finds no space: descriptors are closed. */
+    client->spaces[space->place] = NULL;
+    kvi_outbox_forget(&client->outbox, space->place);
+    if (is_quiet) {
+        if (!client->is_lost)
+            say_close(space);
+        kvi_backend_unreserve(kvi_space_backend(space), space->base,
+                              (uint64_t)space->geometry.segment_limit *
+                                  space->geometry.segment_bytes);
+        hide(space);
     }
     free_arrays(space);
 }

@@ -3,7 +3,7 @@
  * A space as this client has it open: the pool, the references, the sequences, the mappings.
  *
  *   references of a block = times in tables of sequences + held (looked up, not yet attached)
- *                         + 1 if it is the scratch block
+ *                         + 1 if it is the scratch block + in cooling entries (cooling.h)
  *   a block has references        ⇒ it is PRIVATE, PUBLISHING or LEASED
  *   PRIVATE or LEASED             ⇒ it has references
  *   FREE, PRIVATE, PUBLISHING     ⇒ its segment is owned and mapped read-write
@@ -23,6 +23,7 @@
 #include <stdbool.h>
 
 #include "client/client.h"
+#include "client/cooling.h"
 #include "client/pool.h"
 #include "client/table_memory.h"
 
@@ -52,8 +53,14 @@ struct kvmem_space {
     uint32_t fresh_seqs;     /* places from here on were never used */
     uint32_t live_seqs;
     struct kvi_table_memory tables;
-    uint32_t *held; /* [index_range] references of lookups */
+    uint32_t *held;   /* [index_range] references of lookups */
+    uint32_t *guards; /* [index_range] guard (guard.h) of the last lookup that found it */
+    uint32_t *marks;  /* [index_range] stamp of the last kvmem_blocks_ call that named it */
     int32_t scratch;
+    uint32_t mark_stamp;
+    struct kvi_cooling cooling;
+    int32_t *copy_from; /* [seq_limit] each: the tail copies of a batch */
+    int32_t *copy_to;
 
     struct kvmem_client *client;
     uint32_t id;    /* as the daemon calls it */
@@ -88,8 +95,10 @@ struct kvmem_space {
 /* kvmem_space_open with checked options. */
 int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options *options,
                    struct kvmem_space **out);
-/* kvmem_space_close. */
-void kvi_space_close(struct kvmem_space *space);
+/* kvmem_space_close, waiting at most until `deadline_ns` for fences and answers. When fences are
+ * not reached by then, mappings and reservation stay, the daemon is told nothing, and the client
+ * is abandoned: its memory comes back when the process is gone. */
+void kvi_space_close(struct kvmem_space *space, int64_t deadline_ns);
 
 /* The last reference to `block` is gone. */
 void kvi_space_drop(struct kvmem_space *space, uint32_t block);
@@ -138,7 +147,10 @@ static inline uint32_t kvi_space_fill(const struct kvmem_space *space, uint64_t 
     return (uint32_t)(tokens % space->block_tokens);
 }
 
-/* 0, INVALID (unknown kind) or NOT_SUPPORTED (names fence.kind) for the device of the client. */
-int kvi_fence_check(const struct kvmem_fence *fence);
+/* Where the space's memory is. */
+static inline struct kvi_backend *kvi_space_backend(const struct kvmem_space *space)
+{
+    return space->client->backend;
+}
 
 #endif

@@ -94,10 +94,11 @@ int32_t *kvi_table_take(struct kvi_table_memory *memory, uint8_t class)
 
 void kvi_table_give(struct kvi_table_memory *memory, int32_t *array, uint8_t class)
 {
-    void *next = memory->recycled[class];
+    void *next;
 
     if (class == KVI_TABLE_NONE)
         return;
+    next = memory->recycled[class];
     memcpy(array, &next, sizeof(next));
     memory->recycled[class] = array;
 }

@@ -53,6 +53,7 @@ static inline uint32_t kvi_table_entries(uint8_t class)
 
 /* An array of that class, contents undefined; NULL: no memory. */
 int32_t *kvi_table_take(struct kvi_table_memory *memory, uint8_t class);
+/* NULL of class KVI_TABLE_NONE is allowed. */
 void kvi_table_give(struct kvi_table_memory *memory, int32_t *array, uint8_t class);
 
 #endif

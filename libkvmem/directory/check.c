@@ -112,6 +112,32 @@ static int check_list(const struct check *check, uint32_t number)
     return 0;
 }
 
+static int check_fences(const struct check *check, uint32_t number)
+{
+    const struct kvi_dir_segment *segment = &check->dir->segments[number];
+    const uint64_t *words = kvi_dir_fences(segment);
+    uint32_t count = 0;
+
+    for (uint32_t block = 0; block < segment->block_count; block++) {
+        if (words[block] == 0)
+            continue;
+        count++;
+        if (!kvi_dir_is_entry(segment, block))
+            return violated(check, "segment %u block %u: has a fence, but is no entry", number,
+                            block);
+        if (!kvi_dir_client_of_session(check->dir, segment->entries[block].publisher))
+            return violated(check, "segment %u block %u: its fence has outlived session %u", number,
+                            block, segment->entries[block].publisher);
+        if (words[block] < KVI_LANE_COUNT || words[block] / KVI_LANE_COUNT >= KVI_FENCE_LIMIT)
+            return violated(check, "segment %u block %u: its fence %llu is out of range", number,
+                            block, (unsigned long long)words[block]);
+    }
+    if (count != segment->fence_count)
+        return violated(check, "segment %u: counts %u fences, has %u", number, segment->fence_count,
+                        count);
+    return 0;
+}
+
 static int check_entries(struct check *check, uint32_t number)
 {
     const struct kvi_dir_segment *segment = &check->dir->segments[number];
@@ -211,6 +237,8 @@ static int check_segment(struct check *check, uint32_t number)
     code = check_mappers(check, number);
     if (code == 0 && has_records)
         code = check_entries(check, number);
+    if (code == 0 && has_records)
+        code = check_fences(check, number);
     return code;
 }
 

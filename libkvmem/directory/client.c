@@ -8,13 +8,27 @@
  *
  * A GONE client's process may still write, and reads what it leases: its segments are
  * quarantined and it keeps leases, pins and maps until kvi_dir_client_exited. Nothing is sent to
- * a client that is not NEW or ALIVE.
+ * a client that is not NEW or ALIVE. What it published and did not finish breaks at the end
+ * (fence.c), when its own leases are gone and those of others tell what must stay.
  */
 #include "directory/directory_internal.h"
+
+/* Names of timelines hold that much of a session's serial (2^32 / lanes). */
+#define SESSIONS_APART (1u << 26)
 
 int kvi_dir_client_is_reachable(const struct kvi_dir_client *client)
 {
     return client->state == KVI_DIR_CLIENT_NEW || client->state == KVI_DIR_CLIENT_ALIVE;
+}
+
+const struct kvi_dir_client *kvi_dir_client_of_session(const struct kvi_dir *dir,
+                                                       uint32_t session_serial)
+{
+    for (uint32_t i = 0; i < dir->options.client_limit; i++)
+        if (dir->clients[i].state != KVI_DIR_CLIENT_FREE &&
+            dir->clients[i].session_serial == session_serial)
+            return &dir->clients[i];
+    return NULL;
 }
 
 int kvi_dir_client_add(struct kvi_dir *dir, const struct kvi_dir_peer *peer, uint32_t *number)
@@ -46,14 +60,13 @@ static int is_zero(const uint8_t *bytes, size_t count)
     return 1;
 }
 
-static void send_welcome(struct kvi_dir *dir, struct kvi_dir_client *client, uint32_t version,
-                         uint32_t serial)
+static void send_welcome(struct kvi_dir *dir, struct kvi_dir_client *client, uint32_t serial)
 {
     struct kvi_msg_welcome welcome;
     size_t bytes;
 
     kvi_wire_begin(&welcome, KVI_OP_WELCOME, serial);
-    welcome.version = version;
+    welcome.version = client->version;
     welcome.version_min = KVI_PROTOCOL_VERSION_MIN;
     welcome.client = client->number;
     welcome.device_count = 1;
@@ -81,6 +94,25 @@ static void refuse_version(struct kvi_dir *dir, struct kvi_dir_client *client,
     client->state = KVI_DIR_CLIENT_GONE;
     dir->env.client_close(dir->env.context, client->number, KVMEM_E_VERSION,
                           "no protocol version in common");
+}
+
+static int is_taken(const struct kvi_dir *dir, uint32_t session_serial)
+{
+    for (uint32_t i = 0; i < dir->options.client_limit; i++)
+        if (dir->clients[i].state > KVI_DIR_CLIENT_NEW &&
+            dir->clients[i].session_serial % SESSIONS_APART == session_serial % SESSIONS_APART)
+            return 1;
+    return 0;
+}
+
+/* The next serial that no timeline of a connected client is named after. Timelines 0 to 63 are
+ * nobody's: a client calls its joint fences so (client/fence.h). */
+static uint32_t next_session(struct kvi_dir *dir)
+{
+    do
+        dir->session_serial++;
+    while (dir->session_serial % SESSIONS_APART == 0 || is_taken(dir, dir->session_serial));
+    return dir->session_serial;
 }
 
 void kvi_dir_client_hello(struct kvi_dir *dir, struct kvi_dir_client *client,
@@ -111,10 +143,11 @@ void kvi_dir_client_hello(struct kvi_dir *dir, struct kvi_dir_client *client,
     }
     client->state = KVI_DIR_CLIENT_ALIVE;
     client->role = hello->role;
-    client->session_serial = ++dir->session_serial;
+    client->version = version;
+    client->session_serial = next_session(dir);
     memcpy(client->name, hello->name, sizeof(client->name));
     dir->env.random(dir->env.context, client->session, sizeof(client->session));
-    send_welcome(dir, client, version, serial);
+    send_welcome(dir, client, serial);
 }
 
 void kvi_dir_client_goodbye(struct kvi_dir *dir, struct kvi_dir_client *client,
@@ -148,11 +181,75 @@ uint32_t kvi_dir_client_fd_room(const struct kvi_dir *dir, const struct kvi_dir_
     return taken < dir->options.unacked_fd_limit ? dir->options.unacked_fd_limit - taken : 0;
 }
 
+/* ---- timelines ---- */
+
+/* The client whose timelines those are, until it is reclaimed. */
+static const struct kvi_dir_client *producer_of(const struct kvi_dir *dir, uint32_t timeline)
+{
+    uint32_t session = timeline / KVI_LANE_COUNT;
+
+    for (uint32_t i = 0; i < dir->options.client_limit; i++)
+        if (dir->clients[i].state > KVI_DIR_CLIENT_NEW &&
+            dir->clients[i].session_serial % SESSIONS_APART == session)
+            return &dir->clients[i];
+    return NULL;
+}
+
+static int share_domain(const struct kvi_dir *dir, const struct kvi_dir_client *one,
+                        const struct kvi_dir_client *other)
+{
+    for (const struct kvi_dir_open *a = one->opens; a; a = a->next)
+        for (const struct kvi_dir_open *b = other->opens; b; b = b->next)
+            if (strcmp(dir->spaces[a->space].domain, dir->spaces[b->space].domain) == 0)
+                return 1;
+    return 0;
+}
+
+/* The page's owner, or NULL after refusing. */
+static const struct kvi_dir_client *find_timeline(struct kvi_dir *dir,
+                                                  const struct kvi_dir_client *client,
+                                                  const struct kvi_msg_timeline_map *m)
+{
+    const struct kvi_dir_client *producer = m->is_own ? client : producer_of(dir, m->timeline);
+    uint32_t opcode = m->header.opcode, serial = m->header.serial;
+
+    if (!dir->env.timeline_reached)
+        kvi_dir_refuse(dir, client, opcode, serial, KVMEM_E_NOT_SUPPORTED,
+                       "timeline_map: there are no timelines here");
+    else if (m->is_own && m->timeline != 0)
+        kvi_dir_refuse(dir, client, opcode, serial, KVMEM_E_INVALID,
+                       "timeline_map.timeline: %u, must be 0 with is_own 1", m->timeline);
+    else if (!producer)
+        kvi_dir_refuse(dir, client, opcode, serial, KVMEM_E_NOT_FOUND,
+                       "timeline_map.timeline: the producer of %u is gone", m->timeline);
+    else if (producer != client && !share_domain(dir, client, producer))
+        kvi_dir_refuse(dir, client, opcode, serial, KVMEM_E_PERMISSION,
+                       "timeline_map.timeline: the producer of %u has no space open in a sharing "
+                       "domain of the client's",
+                       m->timeline);
+    else if (kvi_dir_client_fd_room(dir, client) == 0)
+        kvi_dir_refuse(dir, client, opcode, serial, KVMEM_E_BUSY,
+                       "timeline_map: %u descriptors are in flight already; acknowledge some",
+                       dir->options.unacked_fd_limit);
+    else
+        return producer;
+    return NULL;
+}
+
 void kvi_dir_client_timeline(struct kvi_dir *dir, struct kvi_dir_client *client,
                              const struct kvi_msg_timeline_map *m)
 {
-    kvi_dir_refuse(dir, client, m->header.opcode, m->header.serial, KVMEM_E_NOT_SUPPORTED,
-                   "timeline_map: timelines are not supported yet");
+    const struct kvi_dir_client *producer = find_timeline(dir, client, m);
+    struct kvi_msg_timeline_fd reply;
+
+    if (!producer)
+        return;
+    kvi_wire_begin(&reply, KVI_OP_TIMELINE_FD, m->header.serial);
+    reply.header.fds_received = 1;
+    reply.timeline = producer->session_serial * KVI_LANE_COUNT;
+    reply.client = producer->number;
+    client->fds_sent++;
+    dir->env.send(dir->env.context, client->number, &reply, kvi_wire_finish(&reply), NULL, 0);
 }
 
 /* ---- the end ---- */
@@ -185,6 +282,7 @@ static void reclaim(struct kvi_dir *dir, struct kvi_dir_client *client)
         dir->totals.orphaned_segments += client->owned_segments;
     while (client->opens)
         kvi_dir_open_close(dir, client->opens);
+    kvi_dir_fence_break(dir, client);
     assert(client->owned_segments == 0 && client->owned_bytes == 0 &&
            client->mapped_segments == 0 && client->lease_count == 0 && client->pin_count == 0 &&
            client->fds_reserved == 0);

@@ -40,6 +40,7 @@ static void fold_entries(uint64_t *digest, const struct kvi_dir_segment *segment
         fold_bytes(digest, entry->name, sizeof(entry->name));
         fold(digest, (uint64_t)entry->lease_count << 32 | entry->pin_count);
         fold(digest, entry->publisher);
+        fold(digest, kvi_dir_fences(segment)[block]);
     }
     for (uint32_t block = segment->oldest; block != KVI_DIR_NONE;
          block = segment->entries[block].newer) {
@@ -104,6 +105,7 @@ static void fold_client(uint64_t *digest, const struct kvi_dir *dir,
     if (client->state == KVI_DIR_CLIENT_FREE)
         return;
     fold(digest, (uint64_t)client->role << 32 | client->session_serial);
+    fold(digest, client->version);
     fold_bytes(digest, client->name, strlen(client->name));
     fold(digest, (uint64_t)client->fds_sent << 32 | client->fds_acknowledged);
     for (const struct kvi_dir_open *open = client->opens; open; open = open->next)

@@ -63,7 +63,9 @@ struct kvi_dir_env {
     int (*usage)(void *context, uint32_t client, uint32_t space, uint32_t slot, uint32_t generation,
                  uint32_t block_count, struct kvi_dir_usage *out);
     /* Has this lane of the client's timeline reached `value`? 1, or 0: not yet, or never asked for
-     * its timeline. NULL: there are no timelines, and publications that name one are refused. */
+     * its timeline. Asked for a client until the call that reclaims it (kvi_dir_client_exited, or
+     * kvi_dir_client_eof after goodbye) has returned: release its timeline to waiters after that.
+     * NULL: there are no timelines, and publications that name one are refused. */
     int (*timeline_reached)(void *context, uint32_t client, uint32_t lane, uint64_t value);
     /* What a device is doing now, for devices_reply: 1 = it does not answer. May be NULL. */
     int (*device_is_stuck)(void *context, uint32_t device);

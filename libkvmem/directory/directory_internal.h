@@ -19,6 +19,7 @@
  * segment.c    life of a segment, maps                  report.c   stats and lists
  * entry.c      references, lists, eviction              check.c    every equation
  * prefix.c     lookup, publish, release                 digest.c   digest of the state
+ * fence.c      what of an entry is still being written
  */
 #ifndef KVI_DIRECTORY_INTERNAL_H
 #define KVI_DIRECTORY_INTERNAL_H
@@ -43,6 +44,8 @@
 #define KVI_DIR_GRANT_RANGES   4096u
 #define KVI_DIR_RECYCLED_LIMIT 16u
 #define KVI_DIR_PREFETCH_BATCH 128u
+#define KVI_DIR_FENCE_LIMIT    256u /* of a lookup_reply */
+#define KVI_VERSION_FENCES     2u   /* protocol version that knows fences and devices */
 
 /* A block's record; valid while its bit in entry_bits is set. One cache line. */
 struct kvi_dir_entry {
@@ -60,7 +63,7 @@ _Static_assert(sizeof(struct kvi_dir_entry) == 64, "a record is one cache line")
 
 struct kvi_dir_segment {
     struct kvi_dir_entry *entries; /* NULL when FREE or DRAINING */
-    uint64_t *entry_bits;          /* behind the records, in the same allocation */
+    uint64_t *entry_bits;          /* behind the records, in the same allocation; then fences */
     uint64_t bytes;
     uint32_t block_count;
     uint32_t entry_count;
@@ -73,8 +76,9 @@ struct kvi_dir_segment {
     uint8_t state;    /* enum kvi_segment_state */
     uint8_t is_ready; /* created, not yet told to its owner */
     uint32_t generation;
-    uint32_t mapper_count;
+    uint32_t fence_count; /* words of kvi_dir_fences() that are not 0 */
     uint64_t mappers[KVI_CLIENT_LIMIT / 64];
+    uint32_t mapper_count;
     uint32_t next_ready;
 };
 
@@ -151,6 +155,7 @@ struct kvi_dir_client {
     uint32_t state;
     uint32_t number;
     uint32_t role;
+    uint32_t version;        /* of the protocol, agreed on */
     uint32_t session_serial; /* of all sessions since the start; the publisher of an entry */
     struct kvi_dir_peer peer;
     char name[32];
@@ -268,6 +273,9 @@ int kvi_dir_client_acknowledge(struct kvi_dir_client *client, uint32_t fds_recei
 /* Descriptors that may still be sent before the client acknowledges some. */
 uint32_t kvi_dir_client_fd_room(const struct kvi_dir *dir, const struct kvi_dir_client *client);
 int kvi_dir_client_is_reachable(const struct kvi_dir_client *client);
+/* The client of that session, until it is reclaimed; NULL when it was. */
+const struct kvi_dir_client *kvi_dir_client_of_session(const struct kvi_dir *dir,
+                                                       uint32_t session_serial);
 
 /* ---- space.c ---- */
 
@@ -334,6 +342,12 @@ static inline int kvi_dir_is_entry(const struct kvi_dir_segment *segment, uint32
     return (int)(segment->entry_bits[block / 64] >> block % 64 & 1);
 }
 
+/* A word a block, for its fence (fence.c). */
+static inline uint64_t *kvi_dir_fences(const struct kvi_dir_segment *segment)
+{
+    return segment->entry_bits + (segment->block_count + 63) / 64;
+}
+
 static inline int kvi_dir_is_referenced(const struct kvi_dir_entry *entry)
 {
     return entry->lease_count + entry->pin_count > 0;
@@ -357,6 +371,8 @@ void kvi_dir_entry_evict_oldest(struct kvi_dir *dir, uint32_t number, const uint
                                 uint32_t count);
 /* Evict all; none is referenced. */
 void kvi_dir_entry_evict_all(struct kvi_dir *dir, uint32_t number);
+/* What it names was never written: evict it; rename it to nobody's name when it is referenced. */
+void kvi_dir_entry_break(struct kvi_dir *dir, uint32_t number, uint32_t block);
 /* End all leases of `open`, the highest index first. */
 void kvi_dir_entry_unlease_all(struct kvi_dir *dir, struct kvi_dir_open *open);
 
@@ -369,6 +385,36 @@ static inline uint64_t kvi_dir_newest_stamp(const struct kvi_dir_segment *segmen
 {
     return segment->newest == KVI_DIR_NONE ? 0 : segment->entries[segment->newest].stamp;
 }
+
+/* ---- fence.c ---- */
+
+/* What a look-up does with entries that are not ready. */
+enum kvi_dir_fence_use {
+    KVI_DIR_FENCES_MISSED, /* the client does not know fences */
+    KVI_DIR_FENCES_COUNTED,
+    KVI_DIR_FENCES_LISTED
+};
+
+struct kvi_dir_fence_list {
+    enum kvi_dir_fence_use use;
+    uint32_t count;
+    const struct kvi_dir_client *producer; /* of the last one */
+    struct kvi_rec_fence fences[KVI_DIR_FENCE_LIMIT];
+};
+
+/* The publication's fence is one that this client may name. */
+int kvi_dir_fence_is_valid(const struct kvi_dir *dir, const struct kvi_dir_client *client,
+                           const struct kvi_rec_publication *publication);
+/* Keep the fence of a new entry, unless it is reached. */
+void kvi_dir_fence_set(struct kvi_dir *dir, struct kvi_dir_segment *segment, uint32_t block,
+                       const struct kvi_dir_client *client,
+                       const struct kvi_rec_publication *publication);
+void kvi_dir_fence_clear(struct kvi_dir_segment *segment, uint32_t block);
+/* 1: the entry is a hit, its fence is reached or taken care of. Of a segment with fences. */
+int kvi_dir_fence_admit(struct kvi_dir *dir, struct kvi_dir_segment *segment, uint32_t block,
+                        struct kvi_dir_fence_list *list);
+/* The client is gone and holds nothing any more: forget what it has reached, break the rest. */
+void kvi_dir_fence_break(struct kvi_dir *dir, const struct kvi_dir_client *client);
 
 /* ---- prefix.c ---- */
 

@@ -176,6 +176,8 @@ static void forget(struct kvi_dir *dir, uint32_t number, uint32_t block)
     assert(was_there);
     (void)was_there;
     segment->entry_bits[block / 64] &= ~(UINT64_C(1) << block % 64);
+    if (segment->fence_count > 0)
+        kvi_dir_fence_clear(segment, block);
 }
 
 static void count_evicted(struct kvi_dir *dir, struct kvi_dir_segment *segment, uint32_t count)
@@ -218,4 +220,29 @@ void kvi_dir_entry_evict_all(struct kvi_dir *dir, uint32_t number)
     count_evicted(dir, segment, segment->entry_count);
     segment->oldest = KVI_DIR_NONE;
     segment->newest = KVI_DIR_NONE;
+}
+
+static void rename_entry(struct kvi_dir *dir, uint32_t number, uint32_t block)
+{
+    struct kvi_dir_segment *segment = &dir->segments[number];
+    struct kvi_dir_entry *entry = &segment->entries[block];
+
+    kvi_index_remove(&dir->index, entry->tag, number, block);
+    dir->env.random(dir->env.context, entry->name, sizeof(entry->name));
+    entry->tag = kvi_index_tag(&dir->index, segment->space, entry->name);
+    kvi_index_insert(&dir->index, entry->tag, number, block);
+}
+
+void kvi_dir_entry_break(struct kvi_dir *dir, uint32_t number, uint32_t block)
+{
+    struct kvi_dir_segment *segment = &dir->segments[number];
+
+    if (kvi_dir_is_referenced(&segment->entries[block])) {
+        rename_entry(dir, number, block);
+        return;
+    }
+    unlink_entry(segment, &segment->entries[block]);
+    forget(dir, number, block);
+    count_evicted(dir, segment, 1);
+    dir->memory_came_back = 1;
 }

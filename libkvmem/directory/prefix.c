@@ -108,6 +108,26 @@ static uint32_t count_foreign(const struct kvi_dir *dir, const struct place *pla
     return foreign;
 }
 
+/* How many of the leading places are hits still, when fences that are not reached are asked. */
+static uint32_t admit_batch(struct kvi_dir *dir, const struct place *places, uint32_t count,
+                            struct kvi_dir_fence_list *list)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct kvi_dir_segment *segment = &dir->segments[places[i].segment];
+
+        if (segment->fence_count > 0 && !kvi_dir_fence_admit(dir, segment, places[i].block, list))
+            return i;
+    }
+    return count;
+}
+
+static enum kvi_dir_fence_use use_of_fences(const struct kvi_dir_client *client, uint32_t flags)
+{
+    if (client->version < KVI_VERSION_FENCES)
+        return KVI_DIR_FENCES_MISSED;
+    return flags & KVI_LOOKUP_PEEK ? KVI_DIR_FENCES_COUNTED : KVI_DIR_FENCES_LISTED;
+}
+
 static void lease_batch(struct kvi_dir *dir, struct kvi_dir_open *open, const struct place *places,
                         uint32_t count, struct kvi_rec_hit *hits)
 {
@@ -126,6 +146,7 @@ void kvi_dir_lookup(struct kvi_dir *dir, struct kvi_dir_client *client,
     struct kvi_dir_open *open = kvi_dir_open_need(dir, client, &m->header, m->space);
     const struct kvi_rec_name *names = kvi_wire_tail_const(m, 0);
     struct kvi_msg_lookup_reply *reply = (void *)dir->out;
+    struct kvi_dir_fence_list list;
     struct place places[BATCH];
     uint32_t hits = 0, foreign = 0, found = BATCH;
 
@@ -137,10 +158,14 @@ void kvi_dir_lookup(struct kvi_dir *dir, struct kvi_dir_client *client,
         return;
     }
     kvi_wire_begin(reply, KVI_OP_LOOKUP_REPLY, m->header.serial);
+    list.use = use_of_fences(client, m->flags);
+    list.count = 0;
+    list.producer = NULL;
     for (; hits < m->name_count && found == BATCH; hits += found) {
         uint32_t count = m->name_count - hits < BATCH ? m->name_count - hits : BATCH;
 
         found = find_batch(dir, open, names + hits, count, places);
+        found = admit_batch(dir, places, found, &list);
         foreign += count_foreign(dir, places, found, client->session_serial);
         if (!(m->flags & KVI_LOOKUP_PEEK))
             lease_batch(dir, open, places, found,
@@ -150,6 +175,8 @@ void kvi_dir_lookup(struct kvi_dir *dir, struct kvi_dir_client *client,
     reply->hit_count = hits;
     reply->foreign_hits = foreign;
     reply->record_count = m->flags & KVI_LOOKUP_PEEK ? 0 : hits;
+    reply->fence_count = list.count;
+    memcpy(kvi_wire_tail(reply, 1), list.fences, sizeof(list.fences[0]) * list.count);
     dir->totals.lookups++;
     dir->totals.lookup_blocks += m->name_count;
     dir->totals.hit_blocks += hits;
@@ -170,7 +197,7 @@ static uint32_t publishable(const struct kvi_dir *dir, const struct kvi_dir_open
 
     *block = p->index % block_count;
     if (slot >= space->segment_limit || p->token_count != space->geometry.block_tokens ||
-        p->fence_kind != KVMEM_FENCE_NONE || p->fence_value != 0)
+        !kvi_dir_fence_is_valid(dir, &dir->clients[open->client], p))
         return KVI_DIR_NONE;
     number = space->slots[slot].segment;
     if (number == KVI_DIR_NONE || dir->segments[number].owner != open->client ||
@@ -219,6 +246,8 @@ static uint32_t publish_one(struct kvi_dir *dir, struct kvi_dir_open *open,
     if (exists)
         return KVMEM_PUBLISH_EXISTS;
     kvi_dir_entry_add(dir, target->segment, target->block, p->name, tag, open);
+    kvi_dir_fence_set(dir, &dir->segments[target->segment], target->block,
+                      &dir->clients[open->client], p);
     return KVMEM_PUBLISHED;
 }
 

@@ -27,7 +27,8 @@ static size_t bit_words(uint32_t block_count)
 
 size_t kvi_dir_records_bytes(uint32_t block_count)
 {
-    return sizeof(struct kvi_dir_entry) * block_count + sizeof(uint64_t) * bit_words(block_count);
+    return (sizeof(struct kvi_dir_entry) + sizeof(uint64_t)) * block_count +
+           sizeof(uint64_t) * bit_words(block_count);
 }
 
 static void *take_records(struct kvi_dir *dir, size_t bytes)
@@ -44,8 +45,8 @@ static void *take_records(struct kvi_dir *dir, size_t bytes)
     return kvi_allocate(&dir->env.alloc, bytes);
 }
 
-/* Their bits are all clear: with these a record has no meaning, so the next user need not zero
- * them. The first record holds the link. */
+/* Their bits are all clear, and so are their fences: with these a record has no meaning, so the
+ * next user need not zero them. The first record holds the link. */
 static void keep_records(struct kvi_dir *dir, void *records, size_t bytes)
 {
     struct kvi_dir_recycled *kept = records;

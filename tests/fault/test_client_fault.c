@@ -311,7 +311,7 @@ Test(client_fault, nth_allocation_of_creation, .timeout = 60)
 Test(client_fault, nth_backend_call_of_each_operation, .timeout = 120)
 {
     cr_assert(fail_backend(op_open, "open", KVI_BACKEND_CALL_RESERVE, false) == 1);
-    cr_assert(fail_backend(op_append, "append", KVI_BACKEND_CALL_COPY, false) == 1);
+    cr_assert(fail_backend(op_append, "append", KVI_BACKEND_CALL_BLOCKS, false) == 1);
     cr_assert(fail_backend(op_append_much, "append_much", KVI_BACKEND_CALL_ANY, false) == 1);
     cr_assert(fail_backend(op_lookup, "lookup", KVI_BACKEND_CALL_SEGMENT_IMPORT, true) >= 2);
     cr_assert(fail_backend(op_lookup, "lookup", KVI_BACKEND_CALL_MAP, true) >= 2);

@@ -36,7 +36,7 @@ struct model {
 
 /* Events of all runs, to see that they were worth their time. */
 static struct kvi_msg_stats_reply sum;
-static uint64_t sum_refused;
+static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed;
 
 static uint32_t pick(struct model *m, uint32_t limit)
 {
@@ -80,6 +80,16 @@ static void copy_items(const void *records, uint32_t words, struct kvt_twin_mess
     out->item_count = words;
 }
 
+static void add_fences(const struct kvi_rec_fence *fences, uint32_t count,
+                       struct kvt_twin_message *out)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        out->items[out->item_count++] = fences[i].timeline;
+        out->items[out->item_count++] = fences[i].kind;
+        out->items[out->item_count++] = (uint32_t)fences[i].value;
+    }
+}
+
 static void canonical(const struct kvt_sent *sent, struct kvt_twin_message *out)
 {
     const void *message = sent->message;
@@ -113,7 +123,9 @@ static void canonical(const struct kvt_sent *sent, struct kvt_twin_message *out)
         out->fields[0] = reply->space;
         out->fields[1] = reply->hit_count;
         out->fields[2] = reply->foreign_hits;
+        out->fields[3] = reply->fence_count;
         copy_items(kvi_wire_tail_const(message, 0), reply->record_count * 2, out);
+        add_fences(kvi_wire_tail_const(message, 1), reply->fence_count, out);
     } else if (header->opcode == KVI_OP_PUBLISH_REPLY) {
         const struct kvi_msg_publish_reply *reply = message;
 
@@ -275,8 +287,9 @@ static uint32_t pick_blocks(struct model *m, uint32_t client, uint32_t space, in
 
 static void op_join(struct model *m)
 {
-    uint32_t twin = kvt_twin_join(&m->twin);
-    uint32_t client = kvt_join(m->world, KVMEM_ROLE_LEADER);
+    uint32_t version = pick(m, 6) == 0 ? 1 : KVI_PROTOCOL_VERSION;
+    uint32_t twin = kvt_twin_join(&m->twin, version);
+    uint32_t client = kvt_join_old(m->world, KVMEM_ROLE_LEADER, version);
 
     if (twin != client)
         failed(m, "another client number");
@@ -357,13 +370,32 @@ static uint32_t pick_names(struct model *m, uint32_t *names)
 static void op_publish(struct model *m, uint32_t client)
 {
     uint32_t space, id = pick_space(m, client, &space);
-    uint32_t names[8], indices[8];
+    uint32_t names[8], indices[8], lanes[8];
     uint32_t count = pick_names(m, names);
+    struct kvt_fence fences[8];
+    uint64_t values[8];
     uint32_t serial;
 
     count = pick_blocks(m, client, space, 0, count, indices);
-    serial = kvt_publish(m->world, client, id, count, names, indices);
-    kvt_twin_publish(&m->twin, client, told(m, client), serial, id, count, names, indices);
+    for (uint32_t i = 0; i < count; i++) {
+        lanes[i] = pick(m, KVT_TWIN_LANES);
+        values[i] = pick(m, 2) == 0 ? 0 : m->twin.clients[client].reached[lanes[i]] + pick(m, 4);
+        fences[i] = (struct kvt_fence){lanes[i], values[i]};
+    }
+    serial = kvt_publish_fenced(m->world, client, id, count, names, indices, fences);
+    kvt_twin_publish(&m->twin, client, told(m, client), serial, id, count, names, indices, lanes,
+                     values);
+}
+
+/* A kernel has run; of a process that is going, too. */
+static void op_reach(struct model *m)
+{
+    uint32_t client = pick(m, KVT_TWIN_CLIENTS), lane = pick(m, KVT_TWIN_LANES);
+
+    if (m->twin.clients[client].state == KVT_TWIN_FREE)
+        return;
+    m->twin.clients[client].reached[lane] += 1 + pick(m, 2);
+    m->world->lanes[client][lane] = m->twin.clients[client].reached[lane];
 }
 
 static void op_lookup(struct model *m, uint32_t client)
@@ -518,8 +550,10 @@ static void operate(struct model *m)
         op_unpin(m, (uint32_t)client);
     else if (what < 93)
         op_created(m);
-    else if (what < 97)
+    else if (what < 95)
         op_tick(m);
+    else if (what < 97)
+        op_reach(m);
     else if (what < 98)
         m->world->is_silent[client] = pick(m, 4) == 0;
     else if (pick(m, 8) == 0)
@@ -540,6 +574,10 @@ static void add_to_sum(const struct model *m)
     sum.pressure_missed += m->twin.totals.pressure_missed;
     sum.foreign_hit_blocks += m->twin.totals.foreign_hit_blocks;
     sum.orphaned_segments += m->twin.totals.orphaned_segments;
+    sum_listed += m->twin.fences.listed;
+    sum_cut += m->twin.fences.cut;
+    sum_dropped += m->twin.fences.dropped;
+    sum_renamed += m->twin.fences.renamed;
 }
 
 static void drain_creations(struct model *m)
@@ -612,6 +650,9 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
             (unsigned long long)sum_refused, (unsigned long long)sum.pressure_requests,
             (unsigned long long)sum.pressure_missed, (unsigned long long)sum.foreign_hit_blocks,
             (unsigned long long)sum.orphaned_segments);
+    fprintf(stderr, "fences: %llu listed, %llu hits cut, %llu entries dropped, %llu renamed\n",
+            (unsigned long long)sum_listed, (unsigned long long)sum_cut,
+            (unsigned long long)sum_dropped, (unsigned long long)sum_renamed);
     cr_assert_geq(done, ops);
     if (ops < 100000)
         return;
@@ -621,6 +662,10 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     cr_assert_geq(sum.refusals, 1000u);
     cr_assert_geq(sum.pressure_missed, 100u);
     cr_assert_geq(sum.orphaned_segments, 100u);
+    cr_assert_geq(sum_listed, 1000u);
+    cr_assert_geq(sum_cut, 100u);
+    cr_assert_geq(sum_dropped, 100u);
+    cr_assert_geq(sum_renamed, 30u);
 }
 
 Test(directory_model, the_same_seed_gives_the_same_digest, .timeout = 60)

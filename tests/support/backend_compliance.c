@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The compliance suite's frame: what runs around each case, and the helpers that the cases in
- * backend_compliance_segment.c, _space.c and _copy.c share.
+ * backend_compliance_segment.c, _space.c, _copy.c and _blocks.c share.
  */
 #include "support/backend_compliance.h"
 
@@ -262,7 +262,8 @@ bool kvt_memory_same(const struct kvi_backend_memory *a, const struct kvi_backen
     return a->total_bytes == b->total_bytes && a->created_bytes == b->created_bytes &&
            a->handle_count == b->handle_count && a->reservation_count == b->reservation_count &&
            a->reserved_bytes == b->reserved_bytes && a->mapping_count == b->mapping_count &&
-           a->mapped_bytes == b->mapped_bytes && a->pin_count == b->pin_count;
+           a->mapped_bytes == b->mapped_bytes && a->pin_count == b->pin_count &&
+           a->allocation_count == b->allocation_count && a->allocation_bytes == b->allocation_bytes;
 }
 
 /* ---- around a case ---- */

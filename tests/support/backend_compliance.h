@@ -55,7 +55,8 @@ void kvt_backend_run(const struct kvt_backend_factory *factory, kvt_backend_case
 #define KVT_BACKEND_CASES(X)     \
     KVT_BACKEND_SEGMENT_CASES(X) \
     KVT_BACKEND_SPACE_CASES(X)   \
-    KVT_BACKEND_COPY_CASES(X)
+    KVT_BACKEND_COPY_CASES(X)    \
+    KVT_BACKEND_BLOCK_CASES(X)
 
 #define KVT_BACKEND_SEGMENT_CASES(X)         \
     X(info_is_complete)                      \
@@ -122,6 +123,19 @@ void kvt_backend_run(const struct kvt_backend_factory *factory, kvt_backend_case
     X(fence_refuses_bad_counters)          \
     X(pin_refuses_bad_memory)              \
     X(pin_is_undone_exactly)
+
+#define KVT_BACKEND_BLOCK_CASES(X)           \
+    X(blocks_are_copied)                     \
+    X(blocks_are_cleared)                    \
+    X(blocks_of_any_size_match_a_naive_twin) \
+    X(blocks_beyond_one_launch)              \
+    X(blocks_refuse_bad_lists)               \
+    X(blocks_refuse_what_is_not_theirs)      \
+    X(cells_are_stored)                      \
+    X(cells_refuse_bad_places)               \
+    X(device_memory_is_counted)              \
+    X(device_memory_is_freed_as_it_was_made) \
+    X(device_memory_left_goes_with_the_backend)
 
 #define KVT_BACKEND_DECLARE(name) void kvt_backend_##name(struct kvt_backend *t);
 KVT_BACKEND_CASES(KVT_BACKEND_DECLARE)

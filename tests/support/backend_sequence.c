@@ -20,6 +20,29 @@ bool kvt_step_done(struct kvt_sequence *s, int rc)
     return rc >= 0;
 }
 
+static bool sequence_blocks(struct kvt_sequence *s, uint64_t ours)
+{
+    struct kvi_backend_cell *cells = (struct kvi_backend_cell *)(void *)(s->t->counters + 32);
+    struct kvi_backend_blocks list = {.base = ours, .stride_bytes = 64, .bytes = 64, .count = 1};
+    int32_t from = 0;
+    int32_t to = 2;
+    uint64_t bytes = 1024;
+    uint64_t memory = 0;
+    bool done;
+
+    list.to = &to;
+    if (!kvt_step_done(s, kvi_backend_blocks(s->b, &list, 0)))
+        return false;
+    list.from = &from;
+    if (!kvt_step_done(s, kvi_backend_blocks(s->b, &list, 0)) ||
+        !kvt_step_done(s, kvi_backend_device_alloc(s->b, bytes, &memory)))
+        return false;
+    *cells = (struct kvi_backend_cell){3, 7};
+    done = kvt_step_done(s, kvi_backend_cells(s->b, memory, cells, 1, 0));
+    KVT_STEP_BACK(s, kvi_backend_device_free(s->b, memory, bytes));
+    return done;
+}
+
 static bool sequence_copies(struct kvt_sequence *s, uint64_t ours, uint64_t theirs)
 {
     uint64_t *counter = s->t->counters + 16;
@@ -31,6 +54,7 @@ static bool sequence_copies(struct kvt_sequence *s, uint64_t ours, uint64_t thei
           kvt_step_done(s, kvi_backend_copy(s->b, ours + 64, ours, 64, 0)) &&
           kvt_step_done(s, kvi_backend_copy_out(s->b, bytes, theirs + 64, 64, 0)) &&
           kvt_step_done(s, kvi_backend_set_access(s->b, theirs, s->t->granule, KVI_ACCESS_RW)) &&
+          sequence_blocks(s, ours) &&
           kvt_step_done(s, kvi_backend_fence_signal(s->b, counter, 1, 0))))
         return false;
     kvt_reached(s->t, counter, 1); /* nothing is under way when it is unmapped and unpinned */

@@ -69,13 +69,14 @@ void kvt_fake_quiet(void)
     snprintf(message, sizeof(message),
              "the fake driver: misuse %" PRIu64 " (%s), handles %" PRIu64 ", objects %" PRIu64
              ", reservations %" PRIu64 ", mappings %" PRIu64 ", registrations %" PRIu64
-             ", contexts %" PRIu64 " of 1, queued %" PRIu64 "%s",
+             ", allocations %" PRIu64 ", contexts %" PRIu64 " of 1, queued %" PRIu64 "%s",
              fake->misuse, fake->misused, fake->handle_refs, fake->objects, fake->reservations,
-             fake->mappings, fake->registrations, fake->context_refs, fake->queued,
-             kvt_fake_context_is_callers() ? "" : ", another context is current");
+             fake->mappings, fake->registrations, fake->allocations, fake->context_refs,
+             fake->queued, kvt_fake_context_is_callers() ? "" : ", another context is current");
     if (fake->misuse != 0 || fake->handle_refs != 0 || fake->objects != 0 ||
         fake->reservations != 0 || fake->mappings != 0 || fake->registrations != 0 ||
-        fake->context_refs != 1 || fake->queued != 0 || !kvt_fake_context_is_callers())
+        fake->allocations != 0 || fake->context_refs != 1 || fake->queued != 0 ||
+        !kvt_fake_context_is_callers())
         kvt_cuda_factory.fail(__FILE__, __LINE__, message);
 }
 

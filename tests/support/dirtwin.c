@@ -337,7 +337,7 @@ void kvt_twin_init(struct kvt_twin *twin, uint64_t device_bytes, uint32_t segmen
         twin->segments[i].owner = -1;
 }
 
-uint32_t kvt_twin_join(struct kvt_twin *twin)
+uint32_t kvt_twin_join(struct kvt_twin *twin, uint32_t version)
 {
     for (uint32_t c = 0; c < KVT_TWIN_CLIENTS; c++) {
         struct kvt_twin_client *client = &twin->clients[c];
@@ -347,6 +347,7 @@ uint32_t kvt_twin_join(struct kvt_twin *twin)
         memset(client, 0, sizeof(*client));
         client->state = KVT_TWIN_ALIVE;
         client->session = ++twin->sessions;
+        client->version = version;
         return c;
     }
     return KVI_NO_CLIENT;
@@ -376,6 +377,7 @@ static void reclaim(struct kvt_twin *twin, uint32_t client)
     twin->clients[client].state = KVT_TWIN_GONE;
     while ((space = kvt_twin_newest_open(twin, client, UINT64_MAX)) >= 0)
         close_open(twin, client, (uint32_t)space);
+    kvt_twin_break(twin, client);
     twin->clients[client].state = KVT_TWIN_FREE;
     twin->totals.reclaimed_clients++;
 }

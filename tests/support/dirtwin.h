@@ -17,6 +17,8 @@
 #define KVT_TWIN_BLOCKS   8u
 #define KVT_TWIN_PINS     64u
 #define KVT_TWIN_WANTED   512u
+#define KVT_TWIN_LANES    3u
+#define KVT_TWIN_NO_NAME  UINT32_MAX
 
 /* What is compared of a message. */
 struct kvt_twin_message {
@@ -36,6 +38,8 @@ struct kvt_twin_block {
     uint32_t leases; /* a bit a client */
     uint32_t pins;
     uint32_t publisher;
+    uint32_t lane; /* its fence on the publisher's timeline */
+    uint64_t value;
     uint64_t stamp; /* of an entry without references */
 };
 
@@ -85,7 +89,8 @@ enum kvt_twin_client_state {
 
 struct kvt_twin_client {
     enum kvt_twin_client_state state;
-    uint32_t session;
+    uint32_t session, version;
+    uint64_t reached[KVT_TWIN_LANES];
     uint32_t fds_sent, fds_acknowledged;
     uint64_t opened[KVT_TWIN_SPACES]; /* 0: not open; else when */
     int is_pressed[KVT_TWIN_SPACES];
@@ -119,6 +124,9 @@ struct kvt_twin {
     uint32_t wanted_count;
     struct kvt_twin_message grant; /* in the making */
     uint32_t grant_segments;
+    struct {
+        uint64_t listed, cut, dropped, renamed;
+    } fences; /* how often it came to that */
 };
 
 void kvt_twin_init(struct kvt_twin *twin, uint64_t device_bytes, uint32_t segment_limit,
@@ -128,7 +136,7 @@ uint32_t kvt_twin_index(const struct kvt_twin *twin, const struct kvt_twin_segme
                         uint32_t block);
 
 /* What happens to it, as to the directory. `acknowledged`: header.fds_received. */
-uint32_t kvt_twin_join(struct kvt_twin *twin);
+uint32_t kvt_twin_join(struct kvt_twin *twin, uint32_t version);
 void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
                    uint32_t name, uint32_t block_count, uint64_t segment_bytes,
                    uint64_t quota_bytes);
@@ -146,7 +154,7 @@ void kvt_twin_lookup(struct kvt_twin *twin, uint32_t client, uint32_t acknowledg
                      uint32_t space_id, uint32_t count, const uint32_t *names, uint32_t flags);
 void kvt_twin_publish(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                       uint32_t serial, uint32_t space_id, uint32_t count, const uint32_t *names,
-                      const uint32_t *indices);
+                      const uint32_t *indices, const uint32_t *lanes, const uint64_t *values);
 void kvt_twin_release(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                       uint32_t serial, uint32_t space_id, uint32_t count, const uint32_t *indices);
 void kvt_twin_pin(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,

@@ -38,6 +38,9 @@ int kvt_twin_need(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint3
 void kvt_twin_done(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t opcode);
 void kvt_twin_drop_pin(struct kvt_twin *twin, struct kvt_twin_pin *pin);
 
+/* dirtwin_prefix.c */
+void kvt_twin_break(struct kvt_twin *twin, uint32_t client);
+
 /* dirtwin_plan.c */
 uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint32_t space);
 void kvt_twin_advance(struct kvt_twin *twin, uint32_t client, uint32_t space);

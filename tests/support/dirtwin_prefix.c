@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The twin's entries: what is found, published, released and pinned.
+ * The twin's entries: what is found, published, released and pinned, and what is not ready.
  */
 #include <stddef.h>
 
 #include <kvmem/error.h>
+#include <kvmem/fence.h>
 #include <kvmem/prefix.h>
 
 #include "support/dirtwin_internal.h"
@@ -27,6 +28,60 @@ static int find_name(struct kvt_twin *twin, uint32_t space, uint32_t name, uint3
     return 0;
 }
 
+/* ---- fences ---- */
+
+static int is_pending(const struct kvt_twin *twin, const struct kvt_twin_block *block)
+{
+    for (uint32_t c = 0; c < KVT_TWIN_CLIENTS; c++)
+        if (twin->clients[c].state != KVT_TWIN_FREE && twin->clients[c].session == block->publisher)
+            return twin->clients[c].reached[block->lane] < block->value;
+    return 0;
+}
+
+/* One for each lane, at items[from ...]: timeline, kind, value. */
+static void list_fence(struct kvt_twin_message *reply, uint32_t from,
+                       const struct kvt_twin_block *block)
+{
+    uint32_t timeline = block->publisher * 64 + block->lane;
+
+    for (uint32_t i = from; i < reply->item_count; i += 3)
+        if (reply->items[i] == timeline) {
+            if (reply->items[i + 2] < block->value)
+                reply->items[i + 2] = (uint32_t)block->value;
+            return;
+        }
+    reply->items[reply->item_count++] = timeline;
+    reply->items[reply->item_count++] = KVMEM_FENCE_TIMELINE;
+    reply->items[reply->item_count++] = (uint32_t)block->value;
+}
+
+void kvt_twin_break(struct kvt_twin *twin, uint32_t client)
+{
+    for (uint32_t i = 0; i < twin->segment_limit; i++) {
+        struct kvt_twin_segment *s = &twin->segments[i];
+
+        if (s->state == KVI_SEGMENT_FREE)
+            continue;
+        for (uint32_t b = 0; b < KVT_TWIN_BLOCKS; b++) {
+            struct kvt_twin_block *block = &s->blocks[b];
+
+            if (!block->is_entry || block->publisher != twin->clients[client].session ||
+                !is_pending(twin, block))
+                continue;
+            block->value = 0;
+            if (kvt_twin_is_referenced(block)) {
+                block->name = KVT_TWIN_NO_NAME;
+                twin->fences.renamed++;
+            } else {
+                kvt_twin_evict(twin, block);
+                twin->memory_came_back = 1;
+                twin->fences.dropped++;
+            }
+        }
+        kvt_twin_settle(twin, s->space);
+    }
+}
+
 /* ---- prefixes ---- */
 
 static void lookup(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t space,
@@ -34,10 +89,20 @@ static void lookup(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint
 {
     struct kvt_twin_message *reply = kvt_twin_expect(twin, client, KVI_OP_LOOKUP_REPLY, serial);
     int is_peek = (flags & KVI_LOOKUP_PEEK) != 0;
-    uint32_t hits = 0, segment, block;
+    uint32_t hits = 0, segment, block, listed;
+    const struct kvt_twin_block *pending[8];
+    uint32_t pending_count = 0;
 
     for (; hits < count && find_name(twin, space, names[hits], &segment, &block); hits++) {
         struct kvt_twin_segment *s = &twin->segments[segment];
+        int is_ready = !is_pending(twin, &s->blocks[block]);
+
+        if (!is_ready && twin->clients[client].version < 2) {
+            twin->fences.cut++;
+            break;
+        }
+        if (!is_ready && !is_peek)
+            pending[pending_count++] = &s->blocks[block];
 
         if (s->blocks[block].publisher != twin->clients[client].session) {
             reply->fields[2]++;
@@ -49,8 +114,13 @@ static void lookup(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint
         reply->items[reply->item_count++] = kvt_twin_index(twin, s, block);
         reply->items[reply->item_count++] = s->generation;
     }
+    listed = reply->item_count;
+    for (uint32_t i = 0; i < pending_count; i++)
+        list_fence(reply, listed, pending[i]);
+    twin->fences.listed += pending_count;
     reply->fields[0] = kvt_twin_space_id(twin, space);
     reply->fields[1] = hits;
+    reply->fields[3] = (reply->item_count - listed) / 3;
     twin->totals.lookups++;
     twin->totals.lookup_blocks += count;
     twin->totals.hit_blocks += hits;
@@ -69,7 +139,7 @@ void kvt_twin_lookup(struct kvt_twin *twin, uint32_t client, uint32_t acknowledg
 }
 
 static uint32_t publish_one(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t name,
-                            uint32_t index)
+                            uint32_t index, uint32_t lane, uint64_t value)
 {
     struct kvt_twin_segment *segment;
     struct kvt_twin_block *block;
@@ -77,7 +147,8 @@ static uint32_t publish_one(struct kvt_twin *twin, uint32_t client, uint32_t spa
     int exists = find_name(twin, space, name, &other_segment, &other_block);
 
     if (!kvt_twin_find_index(twin, space, index, &segment, &block) ||
-        segment->owner != (int)client || segment->state != KVI_SEGMENT_OWNED || segment->is_ready)
+        segment->owner != (int)client || segment->state != KVI_SEGMENT_OWNED || segment->is_ready ||
+        (value > 0 && twin->clients[client].version < 2))
         return KVMEM_PUBLISH_REFUSED;
     if (block->is_entry)
         return block->name == name ? KVMEM_PUBLISH_EXISTS : KVMEM_PUBLISH_REFUSED;
@@ -86,13 +157,15 @@ static uint32_t publish_one(struct kvt_twin *twin, uint32_t client, uint32_t spa
     *block = (struct kvt_twin_block){.is_entry = 1,
                                      .name = name,
                                      .leases = 1u << client,
+                                     .lane = lane,
+                                     .value = value,
                                      .publisher = twin->clients[client].session};
     return KVMEM_PUBLISHED;
 }
 
 void kvt_twin_publish(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,
                       uint32_t serial, uint32_t space_id, uint32_t count, const uint32_t *names,
-                      const uint32_t *indices)
+                      const uint32_t *indices, const uint32_t *lanes, const uint64_t *values)
 {
     struct kvt_twin_message *reply;
     int space;
@@ -103,7 +176,8 @@ void kvt_twin_publish(struct kvt_twin *twin, uint32_t client, uint32_t acknowled
         reply = kvt_twin_expect(twin, client, KVI_OP_PUBLISH_REPLY, serial);
         reply->fields[0] = space_id;
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t state = publish_one(twin, client, (uint32_t)space, names[i], indices[i]);
+            uint32_t state = publish_one(twin, client, (uint32_t)space, names[i], indices[i],
+                                         lanes[i], values[i]);
 
             reply->items[reply->item_count++] = state;
             twin->totals.published_blocks += state == KVMEM_PUBLISHED;

@@ -124,6 +124,11 @@ static int world_usage(void *context, uint32_t client, uint32_t space, uint32_t 
     return 1;
 }
 
+static int world_reached(void *context, uint32_t client, uint32_t lane, uint64_t value)
+{
+    return ((const struct kvt_world *)context)->lanes[client][lane] >= value;
+}
+
 struct kvi_dir_env kvt_dir_env(struct kvt_world *world)
 {
     return (struct kvi_dir_env){.version = KVI_DIR_ENV_VERSION,
@@ -136,7 +141,8 @@ struct kvi_dir_env kvt_dir_env(struct kvt_world *world)
                                 .segment_create = world_create,
                                 .segment_release = world_release_segment,
                                 .client_close = world_close,
-                                .usage = world_usage};
+                                .usage = world_usage,
+                                .timeline_reached = world_reached};
 }
 
 struct kvi_dir_options kvt_dir_options(uint32_t granules, uint32_t clients)
@@ -401,6 +407,11 @@ static void *begin(struct kvt_world *world, enum kvi_opcode opcode)
 
 uint32_t kvt_join(struct kvt_world *world, uint32_t role)
 {
+    return kvt_join_old(world, role, KVI_PROTOCOL_VERSION);
+}
+
+uint32_t kvt_join_old(struct kvt_world *world, uint32_t role, uint32_t version)
+{
     const struct kvi_dir_peer peer = {.pid = 100, .uid = 1, .gid = 1};
     struct kvi_msg_hello *hello = begin(world, KVI_OP_HELLO);
     uint32_t client;
@@ -410,7 +421,8 @@ uint32_t kvt_join(struct kvt_world *world, uint32_t role)
     world->fds_received[client] = 0;
     world->fds_told[client] = 0;
     world->is_silent[client] = 0;
-    hello->version = KVI_PROTOCOL_VERSION;
+    memset(world->lanes[client], 0, sizeof(world->lanes[client]));
+    hello->version = version;
     hello->version_min = KVI_PROTOCOL_VERSION_MIN;
     hello->role = role;
     memcpy(hello->name, "test", 4);
@@ -432,8 +444,9 @@ uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                                         .dtype_v = KVMEM_DTYPE_BF16};
     struct kvi_msg_space_open *open = begin(world, KVI_OP_SPACE_OPEN);
 
-    snprintf(open->name, sizeof(open->name), "%s", name);
-    memcpy(open->domain, "default", 7);
+    snprintf(open->name, sizeof(open->name), "%.*s", (int)strcspn(name, "@"), name);
+    snprintf(open->domain, sizeof(open->domain), "%s",
+             strchr(name, '@') ? strchr(name, '@') + 1 : "default");
     open->quota_bytes = quota_bytes;
     open->layout = geometry == KVT_SINGLE ? KVMEM_LAYOUT_TOKEN_MAJOR : KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
     open->flags = geometry == KVT_SINGLE ? KVI_SPACE_REGIONS : 0;
@@ -538,6 +551,15 @@ uint32_t kvt_lookup(struct kvt_world *world, uint32_t client, uint32_t space, ui
 uint32_t kvt_publish(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *names, const uint32_t *indices)
 {
+    static const struct kvt_fence none[1024];
+
+    return kvt_publish_fenced(world, client, space, count, names, indices, none);
+}
+
+uint32_t kvt_publish_fenced(struct kvt_world *world, uint32_t client, uint32_t space,
+                            uint32_t count, const uint32_t *names, const uint32_t *indices,
+                            const struct kvt_fence *fences)
+{
     struct kvi_msg_publish *message = begin(world, KVI_OP_PUBLISH);
     struct kvi_rec_publication *records = kvi_wire_tail(message, 0);
 
@@ -546,6 +568,11 @@ uint32_t kvt_publish(struct kvt_world *world, uint32_t client, uint32_t space, u
     for (uint32_t i = 0; i < count; i++) {
         records[i] =
             (struct kvi_rec_publication){.index = indices[i], .token_count = KVT_BLOCK_TOKENS};
+        if (fences[i].value != 0) {
+            records[i].fence_kind = KVMEM_FENCE_TIMELINE;
+            records[i].fence_lane = fences[i].lane;
+            records[i].fence_value = fences[i].value;
+        }
         kvt_name(names[i], records[i].name);
     }
     kvt_deliver(world, client, message);

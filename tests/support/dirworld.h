@@ -62,6 +62,7 @@ struct kvt_world {
     uint32_t fds_received[KVI_CLIENT_LIMIT];
     int is_silent[KVI_CLIENT_LIMIT]; /* 1: does not acknowledge descriptors any more */
     uint32_t fds_told[KVI_CLIENT_LIMIT];
+    uint64_t lanes[KVI_CLIENT_LIMIT][KVI_LANE_COUNT]; /* what their timelines have reached */
     /* what came out */
     struct kvt_sent sent[KVT_SENT_LIMIT];
     uint32_t sent_count;
@@ -109,7 +110,7 @@ struct kvt_granted kvt_take_grants(struct kvt_world *world, uint32_t client);
  * passed over. Request, create what is to be created, take the grants. */
 struct kvt_granted kvt_get(struct kvt_world *world, uint32_t client, uint32_t space,
                            uint32_t blocks);
-/* kvt_open, returning the id of the space. */
+/* kvt_open, returning the id of the space. A name is "space" or "space@domain". */
 uint32_t kvt_space(struct kvt_world *world, uint32_t client, const char *name,
                    enum kvt_geometry geometry, uint64_t quota_bytes);
 /* Publish blocks[i] as name first_name + i; all must become entries. */
@@ -135,6 +136,8 @@ void kvt_create_all(struct kvt_world *world, int code);
 
 /* A connection that has said hello; its welcome was taken. */
 uint32_t kvt_join(struct kvt_world *world, uint32_t role);
+/* The same of a client that speaks no newer version of the protocol. */
+uint32_t kvt_join_old(struct kvt_world *world, uint32_t role, uint32_t version);
 /* Requests; each returns its serial and leaves the answers to be taken. */
 uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                   enum kvt_geometry geometry, uint64_t quota_bytes);
@@ -156,6 +159,14 @@ uint32_t kvt_lookup(struct kvt_world *world, uint32_t client, uint32_t space, ui
                     const uint32_t *names, uint32_t flags);
 uint32_t kvt_publish(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *names, const uint32_t *indices);
+/* The same with a fence each; value 0: none. */
+struct kvt_fence {
+    uint32_t lane;
+    uint64_t value;
+};
+uint32_t kvt_publish_fenced(struct kvt_world *world, uint32_t client, uint32_t space,
+                            uint32_t count, const uint32_t *names, const uint32_t *indices,
+                            const struct kvt_fence *fences);
 uint32_t kvt_release(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,
                      const uint32_t *indices);
 uint32_t kvt_pin(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t count,

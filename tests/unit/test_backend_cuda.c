@@ -78,7 +78,7 @@ static void case_the_fault_backend_leaves_it_untouched(struct kvt_backend *t)
         KVT_CHECK(t, s.failed_count == fired && kvt_memory_same(&before, &s.before));
         KVT_OK(t, kvi_backend_cuda_check(inner));
     } while (fired > 0);
-    KVT_CHECK(t, nth == 21);
+    KVT_CHECK(t, nth == 26);
     KVT_OK(t, kvi_backend_host_pin(t->device, t->counters, page));
 }
 
@@ -367,6 +367,15 @@ static void case_check_names_the_violation(struct kvt_backend *t)
     violation(t, "granule", &mappings[1].bytes, g + 1);
     violation(t, "inside", &mappings[1].bytes, 8 * g);
     violation(t, "kept", &mappings[0].kept, 1);
+    violation(t, "allocation_bytes", &book->allocations.bytes, 1);
+    violation(t, "a right for each", &book->reservations[0].rights_count, 7);
+    for (uint32_t granule = 0; granule < 8; granule += 3) {
+        uint8_t right = book->reservations[0].rights[granule];
+
+        book->reservations[0].rights[granule] = KVI_ACCESS_RO;
+        KVT_REFUSED(t, KVMEM_E_CORRUPT, "rights of a granule", kvi_backend_cuda_check(t->device));
+        book->reservations[0].rights[granule] = right;
+    }
     violation(t, "driver's", &book->reservations[0].driver_base, base + g);
     violation(t, "scratch", &kvi_backend_cuda_of(t->device)->scratch_mapped_bytes, g);
     book->segment_free = 1;

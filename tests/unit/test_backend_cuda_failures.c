@@ -135,11 +135,17 @@ static void case_a_context_that_cannot_be_entered(struct kvt_backend *t)
     uint64_t base = kvt_reserved(t, t->device, 4);
     struct kvi_backend_memory memory;
     struct kvi_backend_memory before;
+    struct kvi_backend_cell *cells = (struct kvi_backend_cell *)(void *)(t->counters + 32);
+    const int32_t block = 0;
+    struct kvi_backend_blocks list = {.stride_bytes = 64, .bytes = 64, .count = 1, .to = &block};
+    uint64_t memory_of = 0;
     char byte;
     int fd = -1;
 
     KVT_OK(t, kvi_backend_segment_export(t->device, phys, &fd));
     KVT_OK(t, kvi_backend_map(t->device, phys, base, g, KVI_ACCESS_RW));
+    KVT_OK(t, kvi_backend_device_alloc(t->device, 64, &memory_of));
+    list.base = base;
     before = kvt_memory(t, t->device);
     *t->counters = 0;
     PUSH_FAILS(t, kvi_backend_memory(t->device, &memory));
@@ -156,12 +162,17 @@ static void case_a_context_that_cannot_be_entered(struct kvt_backend *t)
     PUSH_FAILS(t, kvi_backend_copy(t->device, base + 8, base, 8, 0));
     PUSH_FAILS(t, kvi_backend_copy_in(t->device, base, "x", 1, 0));
     PUSH_FAILS(t, kvi_backend_copy_out(t->device, &byte, base, 1, 0));
+    PUSH_FAILS(t, kvi_backend_blocks(t->device, &list, 0));
+    PUSH_FAILS(t, kvi_backend_cells(t->device, memory_of, cells, 1, 0));
+    PUSH_FAILS(t, kvi_backend_device_alloc(t->device, 64, &base));
+    PUSH_FAILS(t, kvi_backend_device_free(t->device, memory_of, 64));
     PUSH_FAILS(t, kvi_backend_fence_signal(t->device, t->counters, 1, 0));
     PUSH_FAILS(t, kvi_backend_fence_wait(t->device, t->counters, 1, 0));
     PUSH_FAILS(t, kvi_backend_host_pin(t->device, (char *)t->counters + page, page));
     memory = kvt_memory(t, t->device);
     KVT_CHECK(t, kvt_memory_same(&before, &memory) && fd == -2);
     KVT_OK(t, kvi_backend_copy_in(t->device, base, "x", 1, 0)); /* still read-write */
+    KVT_OK(t, kvi_backend_device_free(t->device, memory_of, 64));
     KVT_OK(t, kvi_backend_unmap(t->device, base, g));
     KVT_OK(t, kvi_backend_unreserve(t->device, base, 4 * g));
     KVT_OK(t, kvi_backend_segment_release(t->device, phys));
@@ -188,6 +199,9 @@ static void case_full_is_its_own_code(struct kvt_backend *t)
     kvt_fake_fail("cuMemSetAccess", 1, KVI_CU_OUT_OF_MEMORY);
     KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, "cuMemSetAccess",
                 kvi_backend_map(t->device, phys, base, g, KVI_ACCESS_RW));
+    kvt_fake_fail("cuMemAlloc", 1, KVI_CU_OUT_OF_MEMORY);
+    KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, "cuMemAlloc",
+                kvi_backend_device_alloc(t->device, 64, &base));
     kvt_fake_fail("cuMemAddressReserve", 1, KVI_CU_OUT_OF_MEMORY);
     KVT_REFUSED(t, KVMEM_E_NO_MEMORY, "cuMemAddressReserve",
                 kvi_backend_reserve(t->device, g, 0, &base));
@@ -371,7 +385,8 @@ static void case_nth_allocation_fails(struct kvt_backend *t)
         KVT_CHECK(t, s.failed_count == (reached && nth > 1 ? 1 : 0));
         KVT_CHECK(t, failing.live_bytes == 0);
     } while (reached);
-    KVT_CHECK(t, nth == 6); /* backend, pins, handles, reservations, mappings; then none */
+    /* Backend, pins, handles, reservations, rights, mappings, allocations; then none. */
+    KVT_CHECK(t, nth == 8);
 }
 
 #define FAILURE_TEST(name)                                       \

@@ -108,6 +108,19 @@ Test(check, entries_and_their_list)
     BREAK(full->oldest, KVI_DIR_NONE, "the list ends");
 }
 
+Test(check, fences)
+{
+    BREAK(full->fence_count, 1, "counts 1 fences, has 0");
+    BREAK(kvi_dir_fences(full)[0], 63, "out of range");
+    BREAK(kvi_dir_fences(full)[0], UINT64_MAX, "out of range");
+    BREAK(kvi_dir_fences(full)[0], 64, "counts 0 fences, has 1");
+    BREAK(kvi_dir_fences(shared)[3], 64, "is no entry");
+    kvi_dir_fences(full)[0] = 64;
+    full->fence_count = 1;
+    BREAK(full->entries[0].publisher, 77, "has outlived session 77");
+    kvi_dir_fences(full)[0] = full->fence_count = 0;
+}
+
 Test(check, index)
 {
     uint64_t position = kvi_index_home(&dir->index, full->entries[0].tag);
@@ -194,6 +207,9 @@ Test(check, the_digest_tells_states_apart)
     reader->fds_sent++;
     cr_assert_neq(kvi_dir_digest(dir), digest);
     reader->fds_sent--;
+    kvi_dir_fences(full)[1] = 64;
+    cr_assert_neq(kvi_dir_digest(dir), digest);
+    kvi_dir_fences(full)[1] = 0;
     dir->totals.lookups++; /* a counter of events is no state */
     cr_assert_eq(kvi_dir_digest(dir), digest);
 }

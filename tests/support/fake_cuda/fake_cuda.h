@@ -53,6 +53,7 @@ struct fake_cuda_control {
     uint64_t objects; /* with a handle or a mapping */
     uint64_t reservations;
     uint64_t mappings;
+    uint64_t allocations; /* of cuMemAlloc */
     uint64_t registrations;
     uint64_t used_bytes;
     uint64_t queued; /* stream operations that are held back */

@@ -5,6 +5,7 @@
  *   object        a memfd, sealed, named after its device; lives while a handle or mapping does
  *   reservation   an mmap() without rights
  *   mapping       an object at an address in a reservation, whole
+ *   allocation    an mmap() of cuMemAlloc, read-write
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,6 +47,7 @@ struct fake_mapping {
 static struct fake_object *objects;
 static struct fake_reservation *reservations;
 static struct fake_mapping *mappings;
+static struct fake_reservation *allocations; /* of cuMemAlloc */
 
 static void *pointer_to(uint64_t address)
 {
@@ -502,10 +504,77 @@ int fake_memory_retain(kvi_cu_handle *out, void *address)
     return result;
 }
 
+/* ---- cuMemAlloc ---- */
+
+int fake_device_alloc(kvi_cu_address *out, size_t bytes)
+{
+    struct fake_cuda_control *control = &fake_cuda_control;
+    int result = fake_enter("cuMemAlloc");
+    struct fake_reservation *one;
+    void *memory = MAP_FAILED;
+
+    if (result != 0)
+        return result;
+    if (fake_current_device() < 0 || bytes == 0)
+        result = fake_misused("cuMemAlloc", KVI_CU_INVALID_VALUE);
+    else if (bytes > control->device_bytes - control->used_bytes)
+        result = KVI_CU_OUT_OF_MEMORY;
+    else
+        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (result == 0 && memory == MAP_FAILED)
+        abort();
+    if (result == 0) {
+        memset(memory, 0xa5, bytes); /* not what anybody may count on */
+        one = zeroed(sizeof(*one));
+        *one = (struct fake_reservation){allocations, (uintptr_t)memory, bytes};
+        allocations = one;
+        control->allocations++;
+        control->used_bytes += bytes;
+        *out = one->base;
+    }
+    fake_leave();
+    return result;
+}
+
+int fake_device_free(kvi_cu_address address)
+{
+    int result = fake_enter("cuMemFree");
+    struct fake_reservation **at = &allocations;
+    struct fake_reservation *one;
+
+    if (result != 0)
+        return result;
+    while (*at != NULL && (*at)->base != address)
+        at = &(*at)->next;
+    one = *at;
+    if (one == NULL || fake_current_device() < 0) {
+        result = fake_misused("cuMemFree", KVI_CU_INVALID_VALUE);
+    } else {
+        *at = one->next;
+        munmap(pointer_to(address), one->bytes);
+        fake_cuda_control.allocations--;
+        fake_cuda_control.used_bytes -= one->bytes;
+        free(one);
+    }
+    fake_leave();
+    return result;
+}
+
+static bool range_allocated(uint64_t address, uint64_t bytes)
+{
+    const struct fake_reservation *one = allocations;
+
+    while (one != NULL && (address < one->base || address + bytes > one->base + one->bytes))
+        one = one->next;
+    return one != NULL;
+}
+
 bool fake_range_ok(uint64_t address, uint64_t bytes, bool write)
 {
     uint64_t reached = address;
 
+    if (range_allocated(address, bytes))
+        return true;
     while (reached < address + bytes) {
         const struct fake_mapping *one = mapping_in(reached, 1);
 

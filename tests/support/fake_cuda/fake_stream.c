@@ -15,6 +15,7 @@
 
 enum fake_kind {
     FAKE_COPY,
+    FAKE_FILL,
     FAKE_WRITE,
     FAKE_WAIT,
 };
@@ -27,6 +28,7 @@ struct fake_operation {
     const void *from;
     void *staged; /* a copy of host memory as it was; `from` points to it */
     size_t bytes;
+    size_t pattern; /* bytes of the value that a fill repeats */
     uint64_t value;
 };
 
@@ -50,12 +52,20 @@ static void *zeroed(size_t bytes)
 
 /* ---- the queue ---- */
 
+/* `bytes` of the low `pattern` bytes of value, over and over. */
+static void fill(void *to, size_t bytes, size_t pattern, uint64_t value)
+{
+    for (size_t at = 0; at < bytes; at += pattern)
+        memcpy((char *)to + at, &value, pattern);
+}
+
 static bool operation_run(const struct fake_operation *one)
 {
     uint64_t *counter = one->to;
 
     switch (one->kind) {
     case FAKE_COPY: memcpy(one->to, one->from, one->bytes); return true;
+    case FAKE_FILL: fill(one->to, one->bytes, one->pattern, one->value); return true;
     case FAKE_WRITE: __atomic_store_n(counter, one->value, __ATOMIC_RELEASE); return true;
     case FAKE_WAIT: return (int64_t)(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - one->value) >= 0;
     }
@@ -168,6 +178,32 @@ int fake_copy_out(void *to, kvi_cu_address from, size_t bytes, kvi_cu_stream str
     int result = fake_enter("cuMemcpyDtoHAsync");
 
     return result != 0 ? result : copy_add("cuMemcpyDtoHAsync", &one, 0, from);
+}
+
+int fake_fill_8(kvi_cu_address to, unsigned char value, size_t bytes, kvi_cu_stream stream)
+{
+    struct fake_operation one = {.stream = stream,
+                                 .kind = FAKE_FILL,
+                                 .to = (void *)(uintptr_t)to,
+                                 .bytes = bytes,
+                                 .pattern = 1,
+                                 .value = value};
+    int result = fake_enter("cuMemsetD8Async");
+
+    return result != 0 ? result : copy_add("cuMemsetD8Async", &one, to, 0);
+}
+
+int fake_fill_32(kvi_cu_address to, unsigned value, size_t count, kvi_cu_stream stream)
+{
+    struct fake_operation one = {.stream = stream,
+                                 .kind = FAKE_FILL,
+                                 .to = (void *)(uintptr_t)to,
+                                 .bytes = count * sizeof(value),
+                                 .pattern = sizeof(value),
+                                 .value = value};
+    int result = fake_enter("cuMemsetD32Async");
+
+    return result != 0 ? result : copy_add("cuMemsetD32Async", &one, to, 0);
 }
 
 /* ---- host memory ---- */
