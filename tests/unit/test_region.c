@@ -464,6 +464,122 @@ Test(region, attaching_no_further_than_its_limit)
     end();
 }
 
+/* ---- work that is under way ---- */
+
+static struct kvmem_fence promise(void)
+{
+    struct kvmem_fence fence;
+
+    cr_assert_eq(kvmem_fence_promise(client, &fence), 0, "%s", kvmem_error_detail()->text);
+    return fence;
+}
+
+static void fulfil(const struct kvmem_fence *fence)
+{
+    cr_assert_eq(kvmem_fence_fulfil(client, fence), 0);
+}
+
+Test(region, a_closed_view_stays_until_its_fence)
+{
+    struct kvmem_region *region;
+    struct kvmem_fence fence;
+    struct kvmem_seq seq;
+    char *view;
+
+    begin();
+    seq = seq_of(6);
+    region = region_of(seq);
+    view = view_token(region, 0);
+    fence = promise();
+    cr_assert_eq(kvmem_region_close(region, fence), 0);
+    dispatch();
+    cr_assert_str_eq(kvt_rights_at(view), "rw-s");
+    region = region_of(seq); /* meanwhile it may have another one */
+    cr_assert(view_token(region, 0) != view);
+    fulfil(&fence);
+    dispatch();
+    cr_assert_eq(kvt_rights_at(view)[0], '-');
+    cr_assert(is_writable(region, 5));
+    end();
+}
+
+Test(region, the_view_of_a_freed_sequence_stays_until_its_fence)
+{
+    struct kvmem_fence fence;
+    struct kvmem_seq seq;
+    char *view;
+
+    begin();
+    seq = seq_of(30);
+    view = view_token(region_of(seq), 0);
+    fence = promise();
+    cr_assert_eq(kvmem_seq_free(space, seq, fence), 0);
+    dispatch();
+    cr_assert_str_eq(kvt_rights_at(view), "rw-s");
+    fulfil(&fence);
+    dispatch();
+    cr_assert_eq(kvt_rights_at(view)[0], '-');
+    end();
+}
+
+/* The caller's mistake: the sequence goes before the work on its view has ended. Its memory does
+ * not stay mapped writable, nor at all, once it is others'. */
+Test(region, a_closed_view_does_not_hold_memory)
+{
+    struct kvmem_space_options options = kvt_region_space("other");
+    struct kvmem_space *other;
+    struct kvmem_fence fence;
+    struct kvmem_seq seq;
+    struct kvmem_region *region;
+    char *view;
+
+    begin();
+    seq = seq_of(30);
+    region = region_of(seq);
+    view = view_token(region, 0);
+    fence = promise();
+    cr_assert_eq(kvmem_region_close(region, fence), 0);
+    cr_assert_eq(kvmem_seq_free(space, seq, kvmem_fence_none()), 0);
+    cr_assert(kvmem_space_trim(space) > 0);
+    cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
+    cr_assert_str_eq(kvt_rights_at(view), "r--s");
+    cr_assert_eq(kvmem_space_open(client, &options, &other), 0);
+    cr_assert_eq(kvmem_space_reserve(other, 256, 1000000000), 0);
+    dispatch();
+    cr_assert_eq(kvt_rights_at(view)[0], '-');
+    fulfil(&fence);
+    end();
+}
+
+/* What is shown is not taken away under a kernel: the call waits, and says so in the end. */
+Test(region, waiting_for_fences)
+{
+    struct kvmem_region *region;
+    struct kvmem_fence fence;
+    struct kvmem_seq seq, child;
+
+    begin();
+    client->timeout_ns = 5000000;
+    seq = seq_of(42);
+    region = region_of(seq);
+    cr_assert_eq(kvmem_seq_fork(space, seq, &child), 0);
+    fence = promise();
+    expect(kvmem_seq_append(space, seq, 1, fence), KVMEM_E_TIMED_OUT, "fence");
+    expect(kvmem_seq_truncate(space, seq, 3, fence), KVMEM_E_TIMED_OUT, "fence");
+    cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
+    cr_assert(kvt_region_info(region).remaps == 0 && kvt_region_info(region).mapped_blocks == 13);
+    fulfil(&fence);
+    cr_assert_eq(kvmem_seq_append(space, seq, 1, fence), 0);
+    cr_assert_eq(kvt_region_info(region).remaps, 1);
+    fence = promise();
+    cr_assert_eq(kvmem_seq_append(space, seq, 1, fence), 0, "nothing is taken away");
+    cr_assert_eq(kvmem_seq_truncate(space, seq, 40, fence), 0);
+    fulfil(&fence);
+    cr_assert_eq(kvmem_seq_truncate(space, seq, 3, fence), 0);
+    cr_assert_eq(kvt_region_info(region).mapped_blocks, 1, "the others are shared");
+    end();
+}
+
 /* ---- a plain loop ---- */
 
 /* Softmax attention of one query over a tensor (token, layer, K|V, head, dim) of fp32. */
