@@ -209,6 +209,7 @@ void kvd_connection_destroy(struct kvd_connection *connection)
     assert(connection->state == KVD_CLOSED);
     kvd_loop_disarm(server->loop, &connection->exit_watch);
     close(connection->exit_watch.fd);
+    kvd_timeline_page_fini(&connection->timeline);
     kvd_status_page_fini(&connection->status);
     kvi_release(&arena->alloc, connection, sizeof(*connection));
     kvd_arena_release(&server->arenas, arena);

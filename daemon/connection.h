@@ -10,10 +10,10 @@
  *   CLOSED   the socket is closed, the directory knows (kvi_dir_client_eof); the client may
  *            still write what it has mapped
  *
- * Owns socket, pidfd, status page and arena; lives in its arena itself. A fresh datagram is read
- * into the server's one buffer, so that an idle connection costs no buffer. Descriptors from a
- * client never reach our table: we offer no room for them, and the kernel says that it dropped
- * some (MSG_CTRUNC).
+ * Owns socket, pidfd, status page, timeline page and arena; lives in its arena itself. A fresh
+ * datagram is read into the server's one buffer, so that an idle connection costs no buffer.
+ * Descriptors from a client never reach our table: we offer no room for them, and the kernel says
+ * that it dropped some (MSG_CTRUNC).
  */
 #ifndef KVD_CONNECTION_H
 #define KVD_CONNECTION_H
@@ -26,6 +26,7 @@
 #include "output.h"
 #include "reclaim.h"
 #include "status_page.h"
+#include "timeline_page.h"
 
 struct kvd_server;
 
@@ -44,9 +45,10 @@ struct kvd_connection {
     struct kvd_watch socket_watch; /* fd −1 once closed */
     struct kvd_watch exit_watch;   /* of the pidfd */
     struct kvd_status_page status;
+    struct kvd_timeline_page timeline; /* once it, or a reader of its blocks, has asked */
     struct kvd_output output;
     uint64_t hello_deadline_ns; /* KVD_NEVER_NS once welcomed */
-    bool may_hold_memory;       /* it was sent a segment */
+    bool may_hold_memory;       /* it was sent a segment, or has a timeline */
     bool said_goodbye;
     bool is_dead; /* its pidfd fired */
     int end_code; /* 0: nothing to complain about */
@@ -59,7 +61,7 @@ struct kvd_connection {
 int kvd_connection_create(struct kvd_server *server, int socket, const struct kvd_peer *peer,
                           struct kvd_connection **out);
 
-/* Close pidfd and status page, give the arena back. Only when the directory has freed its
+/* Close pidfd and pages, give the arena back. Only when the directory has freed its
  * number; in state CLOSED. */
 void kvd_connection_destroy(struct kvd_connection *connection);
 

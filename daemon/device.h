@@ -1,18 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The device: a backend, and which of its handles is which segment of the directory.
+ * One device: a backend, and which of its handles is which segment of the directory.
  *
- *   segment number (the directory's)  ──▶  handle (the backend's)
+ *   segment number (the directory's)  ──▶  handle (the backend's), descriptor
  *
- *   create(n) ─▶ asked ─▶ next_created: (n, code) ─▶ kvi_dir_segment_created
+ *   loop    create(n) ─▶ [wanted: create n, release m, ...]        [created: (n, code)] ─▶
+ * next_created worker                     └──▶ create, export / release ──▶ ──────┘ └──▶ wake_fd
  *
  * Asking and answering are apart, because the directory is told only after its own call has
- * returned, and because on CUDA creation takes driver time that the loop must not spend: there,
- * a worker thread takes requests out of the queue, creates and exports, and wakes the loop
- * through an eventfd; next_created then drains what it has finished. The host device is fast
- * enough (20 µs) to do it inside next_created.
+ * returned, and because on CUDA creation takes driver time that the loop must not spend: there a
+ * worker thread takes requests in their order, creates and exports, and wakes the loop through an
+ * eventfd. The host device is fast enough (20 µs) to do it on the loop's thread.
  *
- * Owns every handle. One thread: the loop's.
+ * Asking cannot fail for want of memory: requests wait in lists through the table of segments. A
+ * number is in them at most once to be created and once to be released: it is given out again only
+ * after its release was asked for, and what was asked for later is done later.
+ *
+ * The watchdog: a driver call that takes longer than stuck_ns makes the device stuck. What waits
+ * for creation there is answered TIMED_OUT, as is what is asked for from then on; releases wait.
+ * The device is well again when the call returns. A segment that was created by it then has been
+ * given up, and is released.
+ *
+ * Threads: the loop's calls everything. The worker's own: handles, descriptors, driver calls. One
+ * lock guards lists and states; nobody holds it during a driver call, and the worker never logs.
  */
 #ifndef KVD_DEVICE_H
 #define KVD_DEVICE_H
@@ -20,25 +30,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "backend/backend.h"
-#include "util/alloc.h"
+#include "device_open.h"
+
+#define KVD_STUCK_NS (2 * UINT64_C(1000000000))
 
 struct kvd_device;
 
-struct kvd_device_options {
-    uint64_t device_bytes;
-    uint64_t granule_bytes;
-};
-
-/* A host device. INVALID, NO_MEMORY. */
+/* Open it (device_open.h), with a worker where it is a GPU. `wake_fd`: an eventfd, stays the
+ * caller's. The codes of kvd_device_open; NO_MEMORY, SYSTEM. */
 int kvd_device_create(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
-                      struct kvd_device **out);
+                      int wake_fd, uint64_t stuck_ns, struct kvd_device **out);
 
 /* Drop all handles without emptying the segments: who has them mapped keeps reading what is
- * there, as if we had crashed. NULL is allowed. */
-void kvd_device_destroy(struct kvd_device *device);
+ * there, as if we had crashed. False when a driver call has not returned at `deadline_ns`: then
+ * everything of the device is left as it is, and the process must end without the driver's exit
+ * handlers (_exit). NULL is allowed. */
+bool kvd_device_destroy(struct kvd_device *device, uint64_t deadline_ns);
 
-const struct kvi_backend_info *kvd_device_info(const struct kvd_device *device);
+/* What the directory is told of it. */
+const struct kvi_dir_device *kvd_device_about(const struct kvd_device *device);
 
 /* The directory's target for a segment's size: 64 MiB, or a 64th of a small device, in whole
  * granules (issue 2, Backends). Geometry may go down to half of it. */
@@ -53,13 +63,24 @@ void kvd_device_segment_create(struct kvd_device *device, uint32_t segment, uint
 /* The next answer: true, the segment, and 0 or a code; false when there is none now. */
 bool kvd_device_next_created(struct kvd_device *device, uint32_t *segment, int *code);
 
-/* Its bytes are free when this returns; nothing happens once kvd_device_leave was called. */
+/* Every creation that is asked for from now on finds its bytes free. Nothing happens once
+ * kvd_device_leave was called. */
 void kvd_device_segment_release(struct kvd_device *device, uint32_t segment);
 
 /* A descriptor of the segment, the caller's. INVALID, SYSTEM. */
 int kvd_device_segment_export(struct kvd_device *device, uint32_t segment, int *out_fd);
 
-/* The daemon ends: releases are left to kvd_device_destroy. */
+/* ---- the watchdog ---- */
+
+/* When to call kvd_device_look; UINT64_MAX: no need. Also after wake_fd was written. */
+uint64_t kvd_device_deadline_ns(struct kvd_device *device);
+
+/* Find out whether it is stuck; log that, its end, and what the worker could not do. */
+void kvd_device_look(struct kvd_device *device);
+
+bool kvd_device_is_stuck(struct kvd_device *device);
+
+/* The daemon ends: releases are left to kvd_device_destroy, the worker takes nothing any more. */
 void kvd_device_leave(struct kvd_device *device);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kvmemd: options, signals, and one server until the end. A single thread, so that signals
- * blocked here reach the server through its signalfd and nothing else.
+ * kvmemd: options, signals, and one server until the end. Signals are blocked here, before any
+ * other thread is there (devices' workers, a driver's own), so that they reach the server through
+ * its signalfd and nothing else.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -44,6 +45,8 @@ static int serve(const struct kvd_options *options)
 {
     struct kvd_server *server = NULL;
     sigset_t ending;
+    bool all_ended;
+    int status;
     int rc;
 
     signals_set(&ending);
@@ -53,10 +56,13 @@ static int serve(const struct kvd_options *options)
         rc = kvd_server_run(server);
     if (rc < 0)
         kvd_log_always("%s", kvmem_error_detail()->text);
-    kvd_server_destroy(server);
+    all_ended = kvd_server_destroy(server);
     if (rc == 0)
         kvd_log_always("ended");
-    return rc < 0 ? EXIT_FAILED : 0;
+    status = rc < 0 ? EXIT_FAILED : 0;
+    if (!all_ended)
+        _exit(status); /* the driver's exit handlers would wait for the call that hangs */
+    return status;
 }
 
 int main(int argc, char *argv[])

@@ -18,12 +18,21 @@ static const char help_text[] =
     "Usage: kvmemd [OPTION]...\n"
     "Owns device memory for KV caches and shares it between engines (libkvmem).\n"
     "\n"
-    "  --device DEVICE        host: main memory pretending to be a device. cuda:N is not\n"
-    "                         supported yet. Default: host.\n"
-    "  --device-bytes SIZE    size of the device. Memory is taken as engines touch it.\n"
-    "                         1MiB to 4TiB, a multiple of the granule. Default: 1GiB.\n"
-    "  --granule-bytes SIZE   smallest mapping unit. A power of two, 4KiB to 1GiB, at most the\n"
-    "                         size of the device. Default: 64KiB.\n"
+    "  --device DEVICE        host: main memory pretending to be a device. cuda:N: an NVIDIA GPU\n"
+    "                         as the driver counts them (CUDA_VISIBLE_DEVICES), 0 to 255;\n"
+    "                         several, 1 to 16: cuda:0,cuda:1. Default: host.\n"
+    "  --device-bytes SIZE    size of the device, of each when there are several. 1MiB to 4TiB,\n"
+    "                         a multiple of the granule. The host's memory is taken as engines\n"
+    "                         touch it. Default: 1GiB of the host; of a GPU, 90 % of what is\n"
+    "                         free there at the start, in whole granules.\n"
+    "  --granule-bytes SIZE   smallest mapping unit of the host device. A power of two,\n"
+    "                         4KiB to 1GiB, at most the size of the device. Default: 64KiB.\n"
+    "                         Not with cuda:N, where the driver decides.\n"
+    "  --mps WHEN             auto, on or off: do engines share a GPU through NVIDIA's MPS? Then\n"
+    "                         the end of a process does not prove that its kernels have ended,\n"
+    "                         and what it could write is created afresh. auto: on when the\n"
+    "                         driver says so or $CUDA_MPS_PIPE_DIRECTORY (/tmp/nvidia-mps) has\n"
+    "                         a control pipe. Default: auto.\n"
     "  --socket PATH          where engines connect: a socket file of 1 to 107 bytes in a\n"
     "                         directory that only root and you may write. Default:\n"
     "                         $KVMEM_SOCKET, else $XDG_RUNTIME_DIR/kvmem/kvmemd.sock, else\n"
@@ -66,16 +75,51 @@ static int parse_size(const char *text, uint64_t *out)
     return 0;
 }
 
+/* "cuda:N" up to a comma or the end; what comes behind it, or NULL. */
+static const char *parse_ordinal(const char *text, uint32_t *out)
+{
+    static const char prefix[] = "cuda:";
+    unsigned long number;
+    char *end;
+
+    if (strncmp(text, prefix, sizeof(prefix) - 1) != 0)
+        return NULL;
+    text += sizeof(prefix) - 1;
+    if (text[0] < '0' || text[0] > '9')
+        return NULL;
+    errno = 0;
+    number = strtoul(text, &end, 10);
+    if (errno != 0 || number > KVD_CUDA_ORDINAL_MAX || (*end != '\0' && *end != ','))
+        return NULL;
+    *out = (uint32_t)number;
+    return end;
+}
+
 static int read_device(const char *option, const char *value, struct kvd_options *options)
 {
-    (void)options;
+    static const char expected[] = "host or a list of 1 to 16 different GPUs, cuda:N[,cuda:N...], "
+                                   "N from 0 to 255";
+    const char *rest = value;
+
+    options->device_kind = KVD_DEVICE_HOST;
+    options->device_count = 1;
     if (strcmp(value, "host") == 0)
         return 0;
-    if (strncmp(value, "cuda:", 5) == 0)
-        return kvi_error_set(KVMEM_E_NOT_SUPPORTED,
-                             "%s: '%.80s' is not supported yet; this version has: host", option,
-                             value);
-    return bad(option, value, "a device; this version has: host");
+    options->device_kind = KVD_DEVICE_CUDA;
+    for (options->device_count = 0; options->device_count < KVI_DEVICE_LIMIT; rest++) {
+        uint32_t *ordinal = &options->ordinals[options->device_count];
+
+        rest = parse_ordinal(rest, ordinal);
+        if (rest == NULL)
+            return bad(option, value, expected);
+        for (uint32_t i = 0; i < options->device_count; i++)
+            if (options->ordinals[i] == *ordinal)
+                return bad(option, value, expected);
+        options->device_count++;
+        if (*rest == '\0')
+            return 0;
+    }
+    return bad(option, value, expected);
 }
 
 static int read_device_bytes(const char *option, const char *value, struct kvd_options *options)
@@ -97,6 +141,19 @@ static int read_granule_bytes(const char *option, const char *value, struct kvd_
         return bad(option, value, "a power of two from 4KiB to 1GiB");
     options->granule_bytes = bytes;
     return 0;
+}
+
+static int read_mps(const char *option, const char *value, struct kvd_options *options)
+{
+    static const char *const words[] = {
+        [KVD_MPS_AUTO] = "auto", [KVD_MPS_ON] = "on", [KVD_MPS_OFF] = "off"};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        if (strcmp(value, words[i]) == 0) {
+            options->mps = (enum kvd_mps)i;
+            return 0;
+        }
+    return bad(option, value, "auto, on or off");
 }
 
 static int read_socket(const char *option, const char *value, struct kvd_options *options)
@@ -123,6 +180,7 @@ static const struct option_row {
     {"--device", read_device},
     {"--device-bytes", read_device_bytes},
     {"--granule-bytes", read_granule_bytes},
+    {"--mps", read_mps},
     {"--socket", read_socket},
 };
 
@@ -140,18 +198,32 @@ static const struct option_row *row_of(const char *argument, const char **value)
     return NULL;
 }
 
+/* The sizes against each other and against the device. What a GPU has, the driver knows. */
+static int check_sizes(const struct kvd_options *options)
+{
+    uint64_t bytes = options->device_bytes != 0 ? options->device_bytes : KVD_DEVICE_BYTES_DEFAULT;
+    uint64_t granule =
+        options->granule_bytes != 0 ? options->granule_bytes : KVD_GRANULE_BYTES_DEFAULT;
+
+    if (options->device_kind == KVD_DEVICE_CUDA && options->granule_bytes != 0)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "--granule-bytes: '%" PRIu64 "' cannot be chosen with --device "
+                             "cuda:N: the driver decides (2MiB on today's GPUs). Leave it out",
+                             options->granule_bytes);
+    if (options->device_kind == KVD_DEVICE_HOST && (granule > bytes || bytes % granule != 0))
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "--device-bytes: '%" PRIu64 "' is not a multiple of --granule-bytes, "
+                             "%" PRIu64 " (range: 1MiB to 4TiB)",
+                             bytes, granule);
+    return 0;
+}
+
 static int finish(struct kvd_options *options)
 {
-    char number[32];
+    int rc = check_sizes(options);
 
-    if (options->granule_bytes > options->device_bytes ||
-        options->device_bytes % options->granule_bytes != 0) {
-        snprintf(number, sizeof(number), "%" PRIu64, options->device_bytes);
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "--device-bytes: '%s' is not a multiple of --granule-bytes, %" PRIu64
-                             " (range: 1MiB to 4TiB)",
-                             number, options->granule_bytes);
-    }
+    if (rc < 0)
+        return rc;
     if (options->socket_path[0] != '\0')
         return 0;
     options->socket_is_default = getenv("KVMEM_SOCKET") == NULL;
@@ -166,8 +238,7 @@ static int finish(struct kvd_options *options)
 enum kvd_options_verdict kvd_options_parse(int argc, char *const argv[],
                                            struct kvd_options *options)
 {
-    *options = (struct kvd_options){.device_bytes = KVD_DEVICE_BYTES_DEFAULT,
-                                    .granule_bytes = KVD_GRANULE_BYTES_DEFAULT};
+    *options = (struct kvd_options){.device_kind = KVD_DEVICE_HOST, .device_count = 1};
     for (int i = 1; i < argc; i++) {
         const char *value = NULL;
         const struct option_row *row = row_of(argv[i], &value);

@@ -128,8 +128,10 @@ static struct kvd_connection *pop_ending(struct kvd_server *server)
     return connection;
 }
 
+/* The directory has reclaimed it. Until then it looked at the lanes as they were. */
 static void forget(struct kvd_server *server, struct kvd_connection *connection)
 {
+    kvd_timeline_page_break(&connection->timeline);
     server->connections[connection->client] = NULL;
     kvd_connection_destroy(connection);
 }
@@ -164,13 +166,27 @@ void kvd_server_settle(struct kvd_server *server)
     int code;
 
     for (;;) {
-        if (kvd_device_next_created(server->device, &segment, &code))
+        if (kvd_devices_next_created(server->devices, &segment, &code))
             kvi_dir_segment_created(server->dir, segment, code);
         else if ((connection = pop_ending(server)) != NULL)
             close_ended(server, connection);
         else
             return;
     }
+}
+
+/* ---- devices ---- */
+
+static void devices_ready(struct kvd_watch *watch, uint32_t events)
+{
+    struct kvd_server *server = (void *)((char *)watch - offsetof(struct kvd_server, device_watch));
+    uint64_t count;
+
+    (void)events;
+    if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+        kvd_log("the devices' eventfd: %s", strerror(errno));
+    kvd_loop_arm(server->loop, watch, POLLIN);
+    kvd_server_settle(server);
 }
 
 /* ---- deadlines ---- */
@@ -210,6 +226,7 @@ static uint64_t next_deadline_ns(const struct kvd_server *server)
     uint64_t next_ns = kvi_dir_next_deadline_ns(server->dir);
 
     next_ns = kvd_earlier_ns(next_ns, hello_deadline_ns(server));
+    next_ns = kvd_earlier_ns(next_ns, kvd_devices_deadline_ns(server->devices));
     next_ns = kvd_earlier_ns(next_ns, server->resume_ns);
     return kvd_earlier_ns(next_ns, server->drain_deadline_ns);
 }
@@ -218,6 +235,7 @@ static void fire_deadlines(struct kvd_server *server)
 {
     uint64_t now_ns = kvd_now_ns();
 
+    kvd_devices_look(server->devices);
     if (kvi_dir_next_deadline_ns(server->dir) <= now_ns)
         kvi_dir_tick(server->dir);
     if (hello_deadline_ns(server) <= now_ns)
@@ -265,17 +283,37 @@ static void signal_ready(struct kvd_watch *watch, uint32_t events)
 
 /* ---- running ---- */
 
+/* "cuda:0 NVIDIA H200, 125.1 GiB in 2001 segments of 65536 KiB, granule 2048 KiB". */
+static void describe(const struct kvd_server *server, uint32_t index, char *text, size_t bytes)
+{
+    const struct kvd_device *device = kvd_devices_at(server->devices, index);
+    const struct kvi_dir_device *about = kvd_device_about(device);
+    uint64_t target_bytes = kvd_device_target_bytes(device);
+    bool is_chosen = about->kind == KVI_BACKEND_CUDA && server->options.device_bytes == 0;
+
+    snprintf(text, bytes, "%s, %.1f GiB%s in %llu segments of %llu KiB, granule %llu KiB%s",
+             about->name, (double)about->device_bytes / (double)(1u << 30),
+             is_chosen ? " (90 % of what was free)" : "",
+             (unsigned long long)(about->device_bytes / target_bytes),
+             (unsigned long long)(target_bytes >> 10),
+             (unsigned long long)(about->granule_bytes >> 10),
+             about->exit_proves_nothing ? ", under MPS" : "");
+}
+
 static void say_ready(const struct kvd_server *server)
 {
-    const struct kvi_backend_info *info = kvd_device_info(server->device);
-    uint64_t target_bytes = kvd_device_target_bytes(server->device);
+    uint32_t count = kvd_devices_count(server->devices);
+    char text[256];
 
-    kvd_log_always("ready: device %s, %.1f GiB in %llu segments of %llu KiB, granule %llu KiB, "
-                   "loop %s, socket %s",
-                   info->name, (double)info->device_bytes / (double)(1u << 30),
-                   (unsigned long long)(info->device_bytes / target_bytes),
-                   (unsigned long long)(target_bytes >> 10),
-                   (unsigned long long)(info->granule_bytes >> 10), kvd_loop_engine(server->loop),
+    describe(server, 0, text, sizeof(text));
+    if (count > 1) {
+        for (uint32_t i = 0; i < count; i++) {
+            describe(server, i, text, sizeof(text));
+            kvd_log_always("device %u: %s", i, text);
+        }
+        snprintf(text, sizeof(text), "%u of them", count);
+    }
+    kvd_log_always("ready: device %s, loop %s, socket %s", text, kvd_loop_engine(server->loop),
                    server->listener.path);
     kvd_notify("READY=1");
 }
@@ -286,6 +324,8 @@ int kvd_server_run(struct kvd_server *server)
 
     server->accept_watch.ready = accept_ready;
     server->signal_watch.ready = signal_ready;
+    server->device_watch.ready = devices_ready;
+    kvd_loop_arm(server->loop, &server->device_watch, POLLIN);
     kvd_loop_arm(server->loop, &server->signal_watch, POLLIN);
     kvd_loop_arm(server->loop, &server->accept_watch, POLLIN);
     say_ready(server);

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #include "arena.h"
-#include "device.h"
+#include "devices.h"
 #include "directory/directory.h"
 #include "listener.h"
 #include "loop.h"
@@ -33,17 +33,18 @@
 struct kvd_connection;
 
 #define KVD_BUFFER_BYTES   (KVI_MESSAGE_BYTES + 64u) /* one datagram, and that it was too long */
-#define KVD_FDS_PER_CLIENT 67u /* 64 descriptors in its queue, socket, pidfd, status page */
+#define KVD_FDS_PER_CLIENT 68u /* 64 descriptors in its queue, socket, pidfd, two pages */
 #define KVD_FDS_OWN        32u
 
 struct kvd_server {
     const struct kvi_alloc *alloc;
     struct kvd_options options;
     struct kvd_loop *loop;
-    struct kvd_device *device;
+    struct kvd_devices *devices;
     struct kvi_dir *dir;
     struct kvd_listener listener;
     struct kvd_watch accept_watch;
+    struct kvd_watch device_watch; /* of what the devices' workers have to say */
     struct kvd_watch signal_watch; /* of a signalfd; −1 before it is there */
     struct kvd_arena_pool arenas;
     struct kvd_connection *connections[KVI_CLIENT_LIMIT];
@@ -61,15 +62,16 @@ struct kvd_server {
 
 /* Everything up to the listening socket. `signals` are blocked by the caller and end the daemon.
  * BUSY when another daemon serves the socket, LIMIT when fewer descriptors may be open than the
- * device needs, and what the parts answer; the detail says it. */
+ * devices need, and what the parts answer; the detail says it. */
 int kvd_server_create(const struct kvd_options *options, const sigset_t *signals,
                       struct kvd_server **out);
 
 /* Serve until a signal ends it. 0, or SYSTEM. */
 int kvd_server_run(struct kvd_server *server);
 
-/* NULL is allowed. */
-void kvd_server_destroy(struct kvd_server *server);
+/* False when a device's driver holds on to a thread of ours: the process must end with _exit. NULL
+ * is allowed. */
+bool kvd_server_destroy(struct kvd_server *server);
 
 /* ---- for connection.c ---- */
 

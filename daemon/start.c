@@ -4,7 +4,6 @@
  * half built, too: every part knows when it is not there.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -15,14 +14,14 @@
 #include "util/error.h"
 #include "world.h"
 
-/* Two watches a connection, listener, signals. */
-#define WATCH_LIMIT (2 * KVI_CLIENT_LIMIT + 2)
+/* Two watches a connection, listener, signals, devices. */
+#define WATCH_LIMIT (2 * KVI_CLIENT_LIMIT + 3)
 
 /* Raise the limit of descriptors to what we are allowed, and see whether that is enough: with
  * fewer, a grant could fail half way for a client that did nothing wrong. */
-static int fd_limit_check(uint32_t segment_limit)
+static int fd_limit_check(uint32_t device_fds)
 {
-    uint64_t needed = (uint64_t)segment_limit + KVI_CLIENT_LIMIT * KVD_FDS_PER_CLIENT + KVD_FDS_OWN;
+    uint64_t needed = (uint64_t)device_fds + KVI_CLIENT_LIMIT * KVD_FDS_PER_CLIENT + KVD_FDS_OWN;
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -31,44 +30,52 @@ static int fd_limit_check(uint32_t segment_limit)
     if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
         return kvi_error_sys(KVMEM_E_SYSTEM, errno, "RLIMIT_NOFILE");
     if (limit.rlim_max < needed)
-        return kvi_error_set(KVMEM_E_LIMIT,
-                             "at most %llu descriptors may be open here, %llu are needed: one for "
-                             "each of %u segments, %u for each of %u clients, %u more. Raise "
-                             "the hard limit (ulimit -Hn, LimitNOFILE=)",
-                             (unsigned long long)limit.rlim_max, (unsigned long long)needed,
-                             segment_limit, KVD_FDS_PER_CLIENT, KVI_CLIENT_LIMIT, KVD_FDS_OWN);
+        return kvi_error_set(
+            KVMEM_E_LIMIT,
+            "at most %llu descriptors may be open here, %llu are needed: %u for "
+            "segments and their devices, %u for each of %u clients, %u more. Raise "
+            "the hard limit (ulimit -Hn, LimitNOFILE=)",
+            (unsigned long long)limit.rlim_max, (unsigned long long)needed, device_fds,
+            KVD_FDS_PER_CLIENT, KVI_CLIENT_LIMIT, KVD_FDS_OWN);
     return 0;
+}
+
+static int devices_create(struct kvd_server *server)
+{
+    const struct kvd_options *options = &server->options;
+    struct kvd_device_options devices[KVI_DEVICE_LIMIT];
+
+    for (uint32_t i = 0; i < options->device_count; i++)
+        devices[i] = (struct kvd_device_options){.kind = options->device_kind,
+                                                 .ordinal = options->ordinals[i],
+                                                 .device_bytes = options->device_bytes,
+                                                 .granule_bytes = options->granule_bytes,
+                                                 .mps = options->mps};
+    return kvd_devices_create(server->alloc, devices, options->device_count, &server->devices);
 }
 
 static int directory_create(struct kvd_server *server)
 {
-    const struct kvi_backend_info *info = kvd_device_info(server->device);
     struct kvi_dir_env env = kvd_world(server);
     struct kvi_dir_options options = {
-        .devices = {{.kind = info->kind,
-                     .device_bytes = info->device_bytes,
-                     .granule_bytes = info->granule_bytes,
-                     .releases_reclaim_mapped = (info->flags & KVI_BACKEND_RECLAIMS_MAPPED) != 0}},
-        .device_count = 1,
+        .device_count = kvd_devices_count(server->devices),
         .status_bytes = server->status_bytes,
     };
 
-    snprintf(options.devices[0].name, sizeof(options.devices[0].name), "%.47s", info->name);
+    for (uint32_t i = 0; i < options.device_count; i++)
+        options.devices[i] = *kvd_device_about(kvd_devices_at(server->devices, i));
     return kvi_dir_create(&options, &env, &server->dir);
 }
 
 static int build(struct kvd_server *server, const sigset_t *signals)
 {
-    struct kvd_device_options device = {server->options.device_bytes,
-                                        server->options.granule_bytes};
-    uint32_t segment_limit;
-    int rc = kvd_device_create(server->alloc, &device, &server->device);
+    int rc = devices_create(server);
 
     if (rc < 0)
         return rc;
-    segment_limit = kvd_device_segment_limit(server->device);
-    server->status_bytes = kvd_status_page_bytes(segment_limit);
-    rc = fd_limit_check(segment_limit);
+    server->device_watch.fd = kvd_devices_fd(server->devices);
+    server->status_bytes = kvd_status_page_bytes(kvd_devices_segment_limit(server->devices));
+    rc = fd_limit_check(kvd_devices_fd_limit(server->devices));
     if (rc < 0)
         return rc;
     server->buffer = kvi_allocate(server->alloc, KVD_BUFFER_BYTES);
@@ -112,13 +119,15 @@ int kvd_server_create(const struct kvd_options *options, const sigset_t *signals
     return 0;
 }
 
-void kvd_server_destroy(struct kvd_server *server)
+bool kvd_server_destroy(struct kvd_server *server)
 {
+    bool all;
+
     if (server == NULL)
-        return;
+        return true;
     /* Clients that live on keep reading what they have mapped. */
-    if (server->device != NULL)
-        kvd_device_leave(server->device);
+    if (server->devices != NULL)
+        kvd_devices_leave(server->devices);
     kvi_dir_destroy(server->dir);
     for (uint32_t client = 0; client < KVI_CLIENT_LIMIT; client++)
         if (server->connections[client] != NULL)
@@ -128,6 +137,7 @@ void kvd_server_destroy(struct kvd_server *server)
     if (server->signal_watch.fd >= 0)
         close(server->signal_watch.fd);
     kvi_release(server->alloc, server->buffer, KVD_BUFFER_BYTES);
-    kvd_device_destroy(server->device);
+    all = kvd_devices_destroy(server->devices);
     kvi_release(server->alloc, server, sizeof(*server));
+    return all;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Clock, randomness, sending, memory, and the status pages.
+ * Clock, randomness, sending, memory, and the pages that clients share with us.
  */
 #include "world.h"
 
@@ -40,10 +40,32 @@ static void world_random(void *context, void *bytes, size_t count)
     }
 }
 
+/* The page of whom the message names. */
+static int timeline_fd(struct kvd_server *server, const struct kvi_msg_timeline_fd *message,
+                       int *fds)
+{
+    struct kvd_connection *producer = server->connections[message->client];
+    int rc;
+
+    if (producer == NULL)
+        return kvi_error_set(KVMEM_E_CORRUPT, "the timeline of client %u, which is gone",
+                             message->client);
+    rc = kvd_timeline_page_export(&producer->timeline, &fds[0]);
+    if (rc < 0)
+        return rc;
+    producer->may_hold_memory = true; /* lanes are broken when its processes are gone, too */
+    return 1;
+}
+
 /* Descriptors that go with a message. Their number, or a code and none. */
 static int message_fds(struct kvd_server *server, struct kvd_connection *connection,
-                       uint32_t opcode, const uint32_t *segments, uint32_t segment_count, int *fds)
+                       const void *datagram, const uint32_t *segments, uint32_t segment_count,
+                       int *fds)
 {
+    uint32_t opcode = ((const struct kvi_header *)datagram)->opcode;
+
+    if (opcode == KVI_OP_TIMELINE_FD)
+        return timeline_fd(server, datagram, fds);
     if (opcode == KVI_OP_WELCOME) {
         fds[0] = connection->status.fd;
         connection->status.fd = -1;
@@ -52,7 +74,7 @@ static int message_fds(struct kvd_server *server, struct kvd_connection *connect
     if (segment_count > KVI_MESSAGE_FDS)
         return kvi_error_set(KVMEM_E_CORRUPT, "a message with %u descriptors", segment_count);
     for (uint32_t i = 0; i < segment_count; i++) {
-        int rc = kvd_device_segment_export(server->device, segments[i], &fds[i]);
+        int rc = kvd_devices_segment_export(server->devices, segments[i], &fds[i]);
 
         if (rc < 0) {
             while (i-- > 0)
@@ -79,7 +101,7 @@ static void world_send(void *context, uint32_t client, const void *datagram, siz
         connection->hello_deadline_ns = KVD_NEVER_NS;
         server->awaiting_count--;
     }
-    fd_count = message_fds(server, connection, header->opcode, segments, segment_count, fds);
+    fd_count = message_fds(server, connection, datagram, segments, segment_count, fds);
     if (fd_count < 0)
         kvd_connection_end(connection, fd_count, kvmem_error_detail()->text);
     else
@@ -90,15 +112,14 @@ static void world_segment_create(void *context, uint32_t segment, uint32_t devic
 {
     struct kvd_server *server = context;
 
-    (void)device;
-    kvd_device_segment_create(server->device, segment, bytes);
+    kvd_devices_segment_create(server->devices, segment, device, bytes);
 }
 
 static void world_segment_release(void *context, uint32_t segment)
 {
     struct kvd_server *server = context;
 
-    kvd_device_segment_release(server->device, segment);
+    kvd_devices_segment_release(server->devices, segment);
 }
 
 static void world_client_close(void *context, uint32_t client, int code, const char *text)
@@ -125,6 +146,21 @@ static int world_usage(void *context, uint32_t client, uint32_t space, uint32_t 
                            generation, block_count, out);
 }
 
+static int world_timeline_reached(void *context, uint32_t client, uint32_t lane, uint64_t value)
+{
+    struct kvd_server *server = context;
+    const struct kvd_connection *connection = server->connections[client];
+
+    return connection != NULL && kvd_timeline_page_reached(&connection->timeline, lane, value);
+}
+
+static int world_device_is_stuck(void *context, uint32_t device)
+{
+    struct kvd_server *server = context;
+
+    return kvd_device_is_stuck(kvd_devices_at(server->devices, device));
+}
+
 struct kvi_dir_env kvd_world(struct kvd_server *server)
 {
     return (struct kvi_dir_env){
@@ -139,5 +175,7 @@ struct kvi_dir_env kvd_world(struct kvd_server *server)
         .segment_release = world_segment_release,
         .client_close = world_client_close,
         .usage = world_usage,
+        .timeline_reached = world_timeline_reached,
+        .device_is_stuck = world_device_is_stuck,
     };
 }

@@ -69,12 +69,14 @@ KVMEM_API int kvmem_client_embed(const struct kvmem_embed_options *options,
  * stays findable for others. NULL is allowed. Blocks at most the time limit of the client. */
 KVMEM_API void kvmem_client_close(struct kvmem_client *client);
 
-/* A file descriptor that polls readable when kvmem_client_dispatch() has something to do; owned
- * by the client. Embedded clients have one too. */
+/* A file descriptor that polls readable when kvmem_client_dispatch() has something to do: a message
+ * has come, or the helper has mapped something. Owned by the client; embedded clients have one too.
+ * INVALID, SYSTEM (no descriptor left for it). */
 KVMEM_API int kvmem_client_fd(const struct kvmem_client *client);
 
 /* Send the outbox, ask for memory where a space runs low, hand in what is not needed, and take
- * in what arrived. `timeout_ns`: 0 does not wait; > 0 waits that long for at least one message.
+ * in what arrived. `timeout_ns`: 0 does not wait; > 0 waits that long for at least one message, or
+ * for the helper to finish something.
  * Returns the number of messages taken in, or DAEMON_LOST, PROTOCOL, NO_MEMORY, SYSTEM. */
 KVMEM_API int kvmem_client_dispatch(struct kvmem_client *client, int64_t timeout_ns);
 

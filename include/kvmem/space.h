@@ -119,7 +119,7 @@ KVMEM_API int32_t kvmem_space_scratch(struct kvmem_space *space, uint32_t group)
  * INVALID (size). */
 struct kvmem_capacity {
     uint32_t size;              /* sizeof(struct kvmem_capacity), set by the caller */
-    uint32_t is_refill_pending; /* 1: asked for more, no answer yet */
+    uint32_t is_refill_pending; /* 1: asked for more, no answer yet, or not mapped yet */
     uint64_t free_blocks;       /* can be appended to now, without any message */
     uint64_t used_blocks;       /* referenced by sequences of this client, each counted once */
     uint64_t owned_blocks;      /* in segments that this client may write */

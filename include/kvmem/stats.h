@@ -19,6 +19,8 @@ struct kvmem_client_stats {
     uint64_t dispatches;
     uint64_t segments_imported;
     uint64_t pressure_requests;
+    uint64_t helper_jobs;         /* mappings made, changed or taken out by the helper thread */
+    uint64_t driver_calls_inline; /* and by the calling thread */
 };
 
 struct kvmem_space_stats {

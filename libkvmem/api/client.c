@@ -29,6 +29,14 @@ static int check_outbox(uint32_t records)
     return 0;
 }
 
+static int check_flags(uint32_t flags)
+{
+    if (flags & ~(uint32_t)KVMEM_CLIENT_HELPER)
+        return kvi_error_set(KVMEM_E_INVALID, "options.flags: %#" PRIx32 " is outside 0..%#x",
+                             flags, KVMEM_CLIENT_HELPER);
+    return 0;
+}
+
 static int check_connect(const struct kvmem_connect_options *options)
 {
     int code;
@@ -42,10 +50,9 @@ static int check_connect(const struct kvmem_connect_options *options)
         return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "role: MEMBER is not supported yet");
     if (options->session)
         return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "session: joining is not supported yet");
-    if (options->flags)
-        return kvi_error_set(options->flags > KVMEM_CLIENT_HELPER ? KVMEM_E_INVALID
-                                                                  : KVMEM_E_NOT_SUPPORTED,
-                             "options.flags: %" PRIu32 ", must be 0 yet", options->flags);
+    code = check_flags(options->flags);
+    if (code)
+        return code;
     if (options->timeout_ns < 0)
         return kvi_error_set(KVMEM_E_INVALID, "timeout_ns: %" PRId64 " is outside 0..%" PRId64,
                              options->timeout_ns, INT64_MAX);
@@ -72,6 +79,7 @@ int kvmem_client_connect(const struct kvmem_connect_options *options, struct kvm
         return code;
     inner.name = options->name;
     inner.role = options->role;
+    inner.has_helper = options->flags & KVMEM_CLIENT_HELPER;
     inner.outbox_records = options->outbox_records;
     inner.timeout_ns = options->timeout_ns ? options->timeout_ns : KVI_CLIENT_TIMEOUT_NS;
     code = kvi_link_connect(path, inner.timeout_ns, &link);
@@ -99,6 +107,12 @@ static int check_embed(const struct kvmem_embed_options *options)
     if (options->device && strcmp(options->device, "host") != 0)
         return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "device: %.31s; this version has host",
                              options->device);
+    if (options->reserved)
+        return kvi_error_set(KVMEM_E_INVALID, "options.reserved: %" PRIu32 ", must be 0",
+                             options->reserved);
+    code = check_flags(options->flags);
+    if (code)
+        return code;
     granule = options->granule_bytes ? options->granule_bytes : KVI_BACKEND_HOST_GRANULE_DEFAULT;
     if ((granule & (granule - 1)) || granule < 4096 || granule > KVI_BACKEND_HOST_GRANULE_MAX)
         return kvi_error_set(KVMEM_E_INVALID,
@@ -126,6 +140,7 @@ int kvmem_client_embed(const struct kvmem_embed_options *options, struct kvmem_c
         return code;
     inner.name = options->name;
     inner.outbox_records = options->outbox_records;
+    inner.has_helper = options->flags & KVMEM_CLIENT_HELPER;
     code = kvi_link_embed(
         options->device_bytes,
         options->granule_bytes ? options->granule_bytes : KVI_BACKEND_HOST_GRANULE_DEFAULT, &link);
@@ -142,7 +157,7 @@ int kvmem_client_fd(const struct kvmem_client *client)
 {
     if (!client)
         return kvi_error_set(KVMEM_E_INVALID, "client: is NULL");
-    return client->link->ops->poll_fd(client->link);
+    return kvi_client_poll_fd((struct kvmem_client *)(uintptr_t)client); /* made at first use */
 }
 
 int kvmem_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
@@ -181,6 +196,8 @@ int kvmem_client_check(const struct kvmem_client *client)
 
 int kvmem_client_stats(const struct kvmem_client *client, struct kvmem_client_stats *out)
 {
+    struct kvi_mapper_stats jobs;
+
     if (!client || !out)
         return kvi_error_set(KVMEM_E_INVALID, "%s: is NULL", client ? "out" : "client");
     if (out->size != sizeof(*out))
@@ -192,6 +209,9 @@ int kvmem_client_stats(const struct kvmem_client *client, struct kvmem_client_st
     out->dispatches = client->dispatches;
     out->segments_imported = client->segments_imported;
     out->pressure_requests = client->pressure_requests;
+    kvi_mapper_stats(client->mapper, &jobs);
+    out->helper_jobs = jobs.helper_jobs;
+    out->driver_calls_inline = jobs.inline_jobs;
     return 0;
 }
 

@@ -69,7 +69,7 @@ int kvmem_space_capacity(const struct kvmem_space *space, struct kvmem_capacity 
     if (code)
         return code;
     pool = &space->pool;
-    out->is_refill_pending = space->request_serial != 0;
+    out->is_refill_pending = space->request_serial != 0 || space->pool.arriving_blocks != 0;
     out->free_blocks = kvi_pool_free_blocks(pool);
     out->used_blocks =
         kvi_pool_used_blocks(pool) + pool->leased_blocks - (space->scratch != KVMEM_BLOCK_NONE);

@@ -218,7 +218,8 @@ int kvi_backend_segment_export(struct kvi_backend *b, struct kvi_phys phys, int 
 
 /* A handle for the segment behind `fd`, which was promised to be of `bytes`. The fd is closed
  * in every case (dup it first to keep it). CORRUPT when it is not what was promised: the
- * detail says what it is instead. INVALID, NO_MEMORY, SYSTEM. */
+ * detail says what it is instead. A device that does not tell sizes (CUDA) finds out a wrong one at
+ * the first map. INVALID, NO_MEMORY, SYSTEM. */
 int kvi_backend_segment_import_consume(struct kvi_backend *b, int fd, uint64_t bytes,
                                        struct kvi_phys *out);
 
@@ -240,7 +241,8 @@ int kvi_backend_unreserve(struct kvi_backend *b, uint64_t base, uint64_t bytes);
 
 /* Map the segment at `address`; `bytes` must be the whole segment. No page is touched. A
  * process forked later does not inherit the mapping (as on CUDA): when the pidfds of those who
- * mapped a segment have fired, nobody can write it any more. INVALID, NO_MEMORY, SYSTEM. */
+ * mapped a segment have fired, nobody can write it any more. CORRUPT when an imported segment has
+ * not the bytes that were promised (release it then); INVALID, NO_MEMORY, SYSTEM. */
 int kvi_backend_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t address, uint64_t bytes,
                     enum kvi_access access);
 

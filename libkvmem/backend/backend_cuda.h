@@ -39,6 +39,8 @@ struct kvi_backend_cuda_device {
     int capability;     /* 90 for sm_90 */
     uint32_t device_count;
     bool rdma_capable; /* segments carry the GPUDirect RDMA flag */
+    bool under_mps;    /* the driver says so; before CUDA 12.1 it does not know */
+    uint8_t uuid[16];  /* the same in every process */
     uint64_t granule_bytes;
     uint64_t total_bytes;
     char name[64];

@@ -40,9 +40,6 @@ struct kvi_backend_cuda {
 
     pthread_mutex_t lock; /* guards the fields below */
     struct kvi_book book;
-    kvi_cu_address scratch; /* where imports are measured; 0 before the first */
-    uint64_t scratch_bytes;
-    uint64_t scratch_mapped_bytes; /* not 0: could not be unmapped, to be tried again */
 
     pthread_mutex_t pin_lock; /* guards the fields below */
     struct kvi_backend_cuda_pin *pins;

@@ -2,13 +2,11 @@
  *
  * The CUDA backend's segments: create, export, import, release.
  *
- * An import is measured before it is believed. The driver tells neither the size nor the sort
- * of what an fd brought, but it maps a handle whole or not at all: so the handle is mapped once
- * at a scratch range of the promised size, without access to it. The range is kept and grows;
- * what one import costs more is a map and an unmap, some 25 µs.
+ * The driver tells the sort of what an fd brought, not its size. But it maps a handle whole or not
+ * at all: so the size that was promised is believed until the first map, which finds out.
  *
  *   fd ── import ──▶ handle ── properties: device memory of this device?
- *                          └── map(scratch, promised bytes): exactly that long?
+ *                          └── map(place, promised bytes): exactly that long? (_space.c)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -132,58 +130,7 @@ static int import_corrupt(struct kvi_backend_cuda *cuda, int result, int fd, con
                             what, call, kvi_cuda_result_name(cuda->driver, result), result);
 }
 
-/* What is left of an import whose mapping could not be taken out. */
-static int scratch_clear(struct kvi_backend_cuda *cuda)
-{
-    int result;
-
-    if (cuda->scratch_mapped_bytes == 0)
-        return 0;
-    result = cuda->driver->unmap(cuda->scratch, cuda->scratch_mapped_bytes);
-    if (result != 0)
-        return kvi_cuda_failed(cuda->driver, result, KVMEM_E_SYSTEM, "segment_import",
-                               "cuMemUnmap");
-    cuda->scratch_mapped_bytes = 0;
-    return 0;
-}
-
-/* An empty scratch range of at least `bytes`. */
-static int scratch_open(struct kvi_backend_cuda *cuda, uint64_t bytes)
-{
-    kvi_cu_address address = 0;
-    int rc = scratch_clear(cuda);
-    int result;
-
-    if (rc < 0 || cuda->scratch_bytes >= bytes)
-        return rc;
-    result = cuda->driver->address_reserve(&address, bytes, 0, 0, 0);
-    if (result != 0)
-        return kvi_cuda_failed(cuda->driver, result, KVMEM_E_NO_MEMORY, "segment_import",
-                               "cuMemAddressReserve");
-    if (cuda->scratch != 0)
-        (void)cuda->driver->address_free(cuda->scratch, cuda->scratch_bytes);
-    cuda->scratch = address;
-    cuda->scratch_bytes = bytes;
-    return 0;
-}
-
-/* Is the handle exactly as long as was promised? */
-static int handle_measure(struct kvi_backend_cuda *cuda, kvi_cu_handle handle, int fd,
-                          uint64_t bytes)
-{
-    int rc = scratch_open(cuda, bytes);
-    int result;
-
-    if (rc < 0)
-        return rc;
-    result = cuda->driver->map(cuda->scratch, bytes, 0, handle, 0);
-    if (result != 0)
-        return import_corrupt(cuda, result, fd, "cuMemMap", "has not the bytes that were promised");
-    cuda->scratch_mapped_bytes = bytes;
-    return scratch_clear(cuda);
-}
-
-static int handle_check(struct kvi_backend_cuda *cuda, kvi_cu_handle handle, int fd, uint64_t bytes)
+static int handle_check(struct kvi_backend_cuda *cuda, kvi_cu_handle handle, int fd)
 {
     struct kvi_cu_allocation what = {0};
     int result = cuda->driver->memory_properties(&what, handle);
@@ -201,7 +148,7 @@ static int handle_check(struct kvi_backend_cuda *cuda, kvi_cu_handle handle, int
         return kvi_error_set(KVMEM_E_CORRUPT,
                              "segment_import: fd %d is memory of device %d: want device %d", fd,
                              what.location.id, cuda->device);
-    return handle_measure(cuda, handle, fd, bytes);
+    return 0;
 }
 
 /* Under the lock; the fd stays the caller's. */
@@ -219,7 +166,7 @@ static int segment_import(struct kvi_backend_cuda *cuda, int fd, uint64_t bytes,
     if (result != 0)
         return import_corrupt(cuda, result, fd, "cuMemImportFromShareableHandle",
                               "is no segment of this driver");
-    rc = handle_check(cuda, handle, fd, bytes);
+    rc = handle_check(cuda, handle, fd);
     if (rc < 0)
         goto fail_handle;
     *out = kvi_book_segment_add(&cuda->book, handle, bytes, false);
@@ -259,9 +206,6 @@ close_fd:
 
 void kvi_backend_cuda_segments_fini(struct kvi_backend_cuda *cuda)
 {
-    (void)scratch_clear(cuda);
-    if (cuda->scratch != 0)
-        (void)cuda->driver->address_free(cuda->scratch, cuda->scratch_bytes);
     for (size_t i = 0; i < cuda->book.segment_slots; i++)
         if (cuda->book.segments[i].bytes != 0)
             (void)cuda->driver->memory_release(cuda->book.segments[i].driver_handle);

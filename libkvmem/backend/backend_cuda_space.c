@@ -112,14 +112,28 @@ static int range_access(struct kvi_backend_cuda *cuda, uint64_t address, uint64_
     return cuda->driver->set_access(address, bytes, &wanted, 1);
 }
 
-static int range_map(struct kvi_backend_cuda *cuda, uint64_t address, uint64_t bytes,
-                     kvi_cu_handle handle, enum kvi_access access)
+/* cuMemMap refused. At a place that is free, which the books know, these results say that the
+ * handle is longer or shorter: what was imported is not what was promised. */
+static int map_failed(struct kvi_backend_cuda *cuda, const struct kvi_book_segment *segment,
+                      int result)
 {
-    int result = cuda->driver->map(address, bytes, 0, handle, 0);
+    if (segment->created || (result != KVI_CU_NOT_SUPPORTED && result != KVI_CU_INVALID_VALUE))
+        return kvi_cuda_failed(cuda->driver, result, KVMEM_E_DEVICE_FULL, "map", "cuMemMap");
+    return kvi_error_driver(KVMEM_E_CORRUPT, result,
+                            "map: an imported segment has not the %" PRIu64
+                            " bytes that were promised with its fd: cuMemMap: %s (%d)",
+                            segment->bytes, kvi_cuda_result_name(cuda->driver, result), result);
+}
+
+static int range_map(struct kvi_backend_cuda *cuda, uint64_t address,
+                     const struct kvi_book_segment *segment, enum kvi_access access)
+{
+    uint64_t bytes = segment->bytes;
+    int result = cuda->driver->map(address, bytes, 0, segment->driver_handle, 0);
     int rc;
 
     if (result != 0)
-        return kvi_cuda_failed(cuda->driver, result, KVMEM_E_DEVICE_FULL, "map", "cuMemMap");
+        return map_failed(cuda, segment, result);
     result = range_access(cuda, address, bytes, access);
     if (result == 0)
         return 0;
@@ -148,7 +162,7 @@ int kvi_backend_cuda_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t a
     else
         rc = kvi_book_map_place(&cuda->book, address, bytes, &place);
     if (rc == 0)
-        rc = range_map(cuda, address, bytes, segment->driver_handle, access);
+        rc = range_map(cuda, address, segment, access);
     if (rc == 0)
         kvi_book_map_add(&cuda->book, &place, address, bytes, access);
     kvi_backend_cuda_unlock(cuda);

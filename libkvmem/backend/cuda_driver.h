@@ -70,6 +70,7 @@ enum {
     KVI_CU_ATTRIBUTE_POSIX_FD = 103,
     KVI_CU_ATTRIBUTE_RDMA_WITH_VMM = 110,
     KVI_CU_ATTRIBUTE_64_BIT_STREAM_MEM_OPS = 122,
+    KVI_CU_ATTRIBUTE_MPS_ENABLED = 133, /* since CUDA 12.1 */
 };
 
 enum {
@@ -102,6 +103,10 @@ struct kvi_cu_allocation {
     unsigned char reserved[4];
 };
 
+struct kvi_cu_uuid {
+    unsigned char bytes[16];
+};
+
 struct kvi_cu_access {
     struct kvi_cu_location location;
     int flags;
@@ -114,6 +119,7 @@ struct kvi_cu_access {
     X(device_count, cuDeviceGetCount, (int *out_count))                                         \
     X(device_get, cuDeviceGet, (kvi_cu_device * out, int ordinal))                              \
     X(device_name, cuDeviceGetName, (char *name, int name_bytes, kvi_cu_device device))         \
+    X(device_uuid, cuDeviceGetUuid, (struct kvi_cu_uuid * out, kvi_cu_device device))           \
     X(device_total, cuDeviceTotalMem, (size_t * out_bytes, kvi_cu_device device))               \
     X(device_attribute, cuDeviceGetAttribute,                                                   \
       (int *out_value, int attribute, kvi_cu_device device))                                    \

@@ -194,8 +194,10 @@ static int check_block(struct walk *walk, uint32_t block)
         return wrong("block %u: %u references in state %u", block, refs, state);
     if (!refs && (state == KVI_BLOCK_PRIVATE || state == KVI_BLOCK_LEASED))
         return wrong("block %u: no reference in state %u", block, state);
-    if (is_ours && (!segment->is_owned || segment->access != KVI_ACCESS_RW))
+    if (is_ours && (!segment->is_owned || segment->access != KVI_ACCESS_RW || segment->job))
         return wrong("block %u: state %u in a segment that is not ours", block, state);
+    if (state == KVI_BLOCK_ARRIVING && !segment->job)
+        return wrong("block %u: arriving in segment that nobody maps", block);
     if (state == KVI_BLOCK_LEASED && !segment->access)
         return wrong("block %u: leased and not mapped", block);
     walk->publishing += state == KVI_BLOCK_PUBLISHING;
@@ -218,7 +220,7 @@ static int check_segments(const struct walk *walk)
         if (segment->fenced_count && !segment->is_owned)
             return wrong("segment %u: handed in with %u publications that wait", slot,
                          segment->fenced_count);
-        if (segment->is_owned && segment->access != KVI_ACCESS_RW)
+        if (segment->is_owned && segment->access != KVI_ACCESS_RW && !segment->job)
             return wrong("segment %u: owned with access %u", slot, segment->access);
         if (!segment->is_owned && segment->access == KVI_ACCESS_RW)
             return wrong("segment %u: writable and not owned", slot);

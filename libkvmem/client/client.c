@@ -5,8 +5,11 @@
 #include "client/client.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -154,10 +157,32 @@ static int64_t left_ns(int64_t deadline_ns)
     return left > 0 ? left : 0;
 }
 
+/* Sleep until the link or the helper has something, at most until `deadline_ns`. */
+static void wait_for_either(struct kvmem_client *client, int64_t deadline_ns)
+{
+    struct pollfd events[] = {
+        {.fd = client->link->ops->poll_fd(client->link), .events = POLLIN},
+        {.fd = kvi_mapper_fd(client->mapper), .events = POLLIN},
+    };
+    int64_t left = left_ns(deadline_ns);
+    struct timespec timeout = {left / 1000000000, left % 1000000000};
+
+    (void)ppoll(events, 2, &timeout, NULL); /* an early return is one more look */
+}
+
 int kvi_client_pump(struct kvmem_client *client, int64_t deadline_ns)
 {
-    int code = receive(client, left_ns(deadline_ns));
+    int code;
 
+    if (kvi_mapper_poll(client->mapper))
+        deadline_ns = 0; /* the caller may have got what it waits for */
+    if (deadline_ns && kvi_mapper_has_helper(client->mapper) &&
+        kvi_mapper_pending(client->mapper)) {
+        wait_for_either(client, deadline_ns);
+        kvi_mapper_poll(client->mapper);
+        deadline_ns = 0;
+    }
+    code = receive(client, left_ns(deadline_ns));
     if (code <= 0)
         return code;
     code = kvi_client_handle(client);
@@ -285,9 +310,12 @@ int kvi_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
 {
     int64_t deadline_ns = kvi_client_deadline_ns(timeout_ns);
     uint64_t pressure_requests = client->pressure_requests;
-    int code = kvi_client_is_lost(client);
+    int code;
     int count = 0;
 
+    if (kvi_mapper_poll(client->mapper)) /* even if lost: what was granted is ours */
+        deadline_ns = 0;
+    code = kvi_client_is_lost(client);
     if (code)
         return code;
     client->dispatches++;
@@ -305,6 +333,31 @@ int kvi_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
         code = give_and_ask(client);
     map_ahead(client);
     return code ? code : count;
+}
+
+int kvi_client_poll_fd(struct kvmem_client *client)
+{
+    int fds[] = {client->link->ops->poll_fd(client->link), kvi_mapper_fd(client->mapper)};
+    struct epoll_event event = {.events = EPOLLIN};
+    int fd;
+
+    if (!kvi_mapper_has_helper(client->mapper))
+        return fds[0];
+    if (client->epoll_fd >= 0)
+        return client->epoll_fd;
+    fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd < 0)
+        return kvi_error_sys(KVMEM_E_SYSTEM, errno, "epoll_create1");
+    for (uint32_t i = 0; i < 2; i++) {
+        if (epoll_ctl(fd, EPOLL_CTL_ADD, fds[i], &event)) {
+            int code = kvi_error_sys(KVMEM_E_SYSTEM, errno, "epoll_ctl");
+
+            close(fd);
+            return code;
+        }
+    }
+    client->epoll_fd = fd;
+    return fd;
 }
 
 /* ---- beginning and end ---- */
@@ -379,6 +432,9 @@ static void free_client(struct kvmem_client *client)
     struct kvi_alloc alloc = client->alloc;
 
     close_fds(client);
+    kvi_mapper_destroy(client->mapper);
+    if (client->epoll_fd >= 0)
+        close(client->epoll_fd);
     if (client->status_page)
         munmap(client->status_page, client->status_bytes);
     client->link->ops->close(client->link);
@@ -408,6 +464,13 @@ static int make_arrays(struct kvmem_client *client, uint32_t outbox_records)
                            outbox_records ? outbox_records : KVI_CLIENT_OUTBOX_RECORDS);
 }
 
+static int make_mapper(struct kvmem_client *client, bool has_helper)
+{
+    struct kvi_mapper_options options = {.alloc = &client->alloc, .has_helper = has_helper};
+
+    return kvi_mapper_create(&options, &client->mapper);
+}
+
 int kvi_client_create(struct kvi_link *link, const struct kvi_alloc *alloc,
                       const struct kvi_client_options *options, struct kvmem_client **out)
 {
@@ -421,9 +484,12 @@ int kvi_client_create(struct kvi_link *link, const struct kvi_alloc *alloc,
     client->alloc = *alloc;
     client->link = link;
     client->backend = options->backend;
+    client->epoll_fd = -1;
     client->is_observer = options->role == KVMEM_ROLE_OBSERVER;
     client->timeout_ns = options->timeout_ns ? options->timeout_ns : KVI_CLIENT_TIMEOUT_NS;
     code = make_arrays(client, options->outbox_records);
+    if (!code)
+        code = make_mapper(client, options->has_helper);
     if (!code)
         code = say_hello(client, options);
     if (!code)
@@ -443,6 +509,9 @@ static void abandon(struct kvmem_client *client)
     static struct kvmem_client *abandoned; /* all of them, so that nothing looks lost */
 
     close_fds(client);
+    kvi_mapper_destroy(client->mapper);
+    if (client->epoll_fd >= 0)
+        close(client->epoll_fd);
     client->link->ops->close(client->link);
     client->next_abandoned = __atomic_load_n(&abandoned, __ATOMIC_RELAXED);
     while (!__atomic_compare_exchange_n(&abandoned, &client->next_abandoned, client, false,

@@ -10,8 +10,9 @@
  *             DAEMON_LOST; owned and mapped memory stays; leases have nobody to be returned to.
  *
  * Ownership: the client has the link, its arrays, the backend if it made it, and the spaces.
- * Every descriptor that arrives is counted, consumed by the backend or closed before the next
- * message is received. Threads: one at a time.
+ * Every descriptor that arrives is counted, and consumed by the backend, handed to the mapper or
+ * closed before the next message is received. Threads: one at a time; the mapper's helper touches
+ * nothing here, and what it has done is taken in by dispatch and by whoever waits.
  */
 #ifndef KVI_CLIENT_CLIENT_H
 #define KVI_CLIENT_CLIENT_H
@@ -23,6 +24,7 @@
 #include "backend/backend.h"
 #include "client/guard.h"
 #include "client/link.h"
+#include "client/mapper.h"
 #include "client/outbox.h"
 #include "util/alloc.h"
 #include "wire/protocol.h"
@@ -58,6 +60,8 @@ struct kvmem_client {
     void *status_page; /* NULL: nothing is shown */
     size_t status_bytes;
     struct kvi_outbox outbox;
+    struct kvi_mapper *mapper;
+    int epoll_fd; /* the link's and the helper's descriptors; −1 until it is asked for */
     struct kvi_fences fences;
     struct kvmem_space *spaces[KVI_SPACE_LIMIT + 1]; /* NULL where none is open, and the last */
     uint32_t space_high;                             /* places from here on were never used */
@@ -80,6 +84,7 @@ struct kvi_client_options {
     uint32_t role;
     uint32_t outbox_records; /* 0 = KVI_CLIENT_OUTBOX_RECORDS */
     int64_t timeout_ns;      /* 0 = KVI_CLIENT_TIMEOUT_NS */
+    bool has_helper;
 };
 
 /* Say hello over `link`, which is consumed: closed with the client, and on failure. Codes of
@@ -90,6 +95,10 @@ void kvi_client_destroy(struct kvmem_client *client);
 
 int kvi_client_dispatch(struct kvmem_client *client, int64_t timeout_ns);
 int kvi_client_check(const struct kvmem_client *client);
+
+/* What polls readable when dispatch has something to do: the link's descriptor; with a helper, an
+ * epoll of that and the helper's eventfd, made when it is first asked for. SYSTEM. */
+int kvi_client_poll_fd(struct kvmem_client *client);
 
 /* ---- calls ---- */
 
@@ -105,8 +114,8 @@ int kvi_client_call(struct kvmem_client *client, enum kvi_opcode expected, const
  * DAEMON_LOST. */
 int kvi_client_post(struct kvmem_client *client, void *message, int64_t timeout_ns);
 
-/* Take in at most one message, waiting until `deadline_ns` (0: not at all). 1, 0 (none),
- * DAEMON_LOST, PROTOCOL. */
+/* Take in at most one message, waiting until `deadline_ns` (0: not at all), or until the helper
+ * has finished something, which is taken in first. 1, 0 (none), DAEMON_LOST, PROTOCOL. */
 int kvi_client_pump(struct kvmem_client *client, int64_t deadline_ns);
 
 /* Act on the message in client->rx that answers no call (handle.c). 0 or a code. */

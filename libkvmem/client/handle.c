@@ -23,7 +23,7 @@ static int handle_gone(struct kvmem_client *client, const struct kvi_msg_segment
         return kvi_client_protocol(client, "segment_gone.slot is outside the space");
     if (!kvi_importer_has(space, message->slot, message->generation))
         return 0; /* said already: it could not be mapped */
-    return kvi_importer_vacate(space, message->slot);
+    return kvi_importer_vacate_later(space, message->slot);
 }
 
 /* A refusal: of a request for blocks, of publications, or of what is never answered. */

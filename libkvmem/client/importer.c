@@ -16,27 +16,28 @@ static uint64_t address_of(const struct kvmem_space *space, uint32_t slot)
     return space->base + (uint64_t)slot * space->geometry.segment_bytes;
 }
 
-int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generation, int fd,
-                     enum kvi_access access)
+static struct kvi_mapping job_for(struct kvmem_space *space, uint32_t slot,
+                                  enum kvi_mapping_kind kind, enum kvi_access access)
+{
+    return (struct kvi_mapping){.kind = kind,
+                                .access = access,
+                                .backend = space->backend,
+                                .fd = -1,
+                                .phys = space->pool.segments[slot].phys,
+                                .address = address_of(space, slot),
+                                .bytes = space->geometry.segment_bytes,
+                                .context = space,
+                                .tag = slot};
+}
+
+/* ---- what is mapped ---- */
+
+static void note_mapped(struct kvmem_space *space, uint32_t slot, const struct kvi_mapping *job)
 {
     struct kvi_segment *segment = &space->pool.segments[slot];
-    struct kvi_backend *backend = kvi_space_backend(space);
-    uint64_t bytes = space->geometry.segment_bytes;
-    struct kvi_phys phys;
-    int code;
 
-    assert(!segment->access);
-    code = kvi_backend_segment_import_consume(backend, fd, bytes, &phys);
-    if (code)
-        return code;
-    code = kvi_backend_map(backend, phys, address_of(space, slot), bytes, access);
-    if (code) {
-        kvi_backend_segment_release(backend, phys);
-        return code;
-    }
-    segment->phys = phys;
-    segment->generation = generation;
-    segment->access = (uint8_t)access;
+    segment->phys = job->phys;
+    segment->access = (uint8_t)job->access;
     segment->mapped_prev = KVI_POOL_NO_SEGMENT;
     segment->mapped_next = space->mapped_first;
     if (space->mapped_first != KVI_POOL_NO_SEGMENT)
@@ -44,32 +45,12 @@ int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generati
     space->mapped_first = slot;
     space->mapped_segments++;
     space->client->segments_imported++;
-    return 0;
 }
 
-int kvi_importer_set_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access)
+static void note_unmapped(struct kvmem_space *space, uint32_t slot)
 {
     struct kvi_segment *segment = &space->pool.segments[slot];
-    int code;
 
-    if (segment->access == access)
-        return 0;
-    code = kvi_backend_set_access(kvi_space_backend(space), address_of(space, slot),
-                                  space->geometry.segment_bytes, access);
-    if (!code)
-        segment->access = (uint8_t)access;
-    return code;
-}
-
-void kvi_importer_unmap(struct kvmem_space *space, uint32_t slot)
-{
-    struct kvi_segment *segment = &space->pool.segments[slot];
-    struct kvi_backend *backend = kvi_space_backend(space);
-
-    assert(segment->access);
-    /* Neither fails for what was mapped here. */
-    kvi_backend_unmap(backend, address_of(space, slot), space->geometry.segment_bytes);
-    kvi_backend_segment_release(backend, segment->phys);
     if (segment->mapped_prev != KVI_POOL_NO_SEGMENT)
         space->pool.segments[segment->mapped_prev].mapped_next = segment->mapped_next;
     else
@@ -80,25 +61,168 @@ void kvi_importer_unmap(struct kvmem_space *space, uint32_t slot)
     space->mapped_segments--;
 }
 
+/* ---- on this thread ---- */
+
+void kvi_importer_settle(struct kvmem_space *space, uint32_t slot)
+{
+    if (space->pool.segments[slot].job)
+        kvi_mapper_await(space->client->mapper, &space->pool.segments[slot].job);
+}
+
+void kvi_importer_settle_all(struct kvmem_space *space)
+{
+    for (uint32_t slot = 0; slot < space->pool.segment_limit; slot++)
+        kvi_importer_settle(space, slot);
+}
+
+int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generation, int fd,
+                     enum kvi_access access)
+{
+    struct kvi_segment *segment = &space->pool.segments[slot];
+    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_MAP, access);
+    int code;
+
+    assert(!segment->access && !segment->job);
+    job.fd = fd;
+    code = kvi_mapper_do(space->client->mapper, &job);
+    if (code)
+        return code;
+    segment->generation = generation;
+    note_mapped(space, slot, &job);
+    return 0;
+}
+
+int kvi_importer_set_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access)
+{
+    struct kvi_segment *segment = &space->pool.segments[slot];
+    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_ACCESS, access);
+    int code;
+
+    assert(!segment->job);
+    if (segment->access == access)
+        return 0;
+    code = kvi_mapper_do(space->client->mapper, &job);
+    if (!code)
+        segment->access = (uint8_t)access;
+    return code;
+}
+
+void kvi_importer_unmap(struct kvmem_space *space, uint32_t slot)
+{
+    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_UNMAP, KVI_ACCESS_RO);
+
+    assert(space->pool.segments[slot].access && !space->pool.segments[slot].job);
+    (void)kvi_mapper_do(space->client->mapper, &job); /* does not fail for what was mapped here */
+    note_unmapped(space, slot);
+}
+
+/* ---- by the helper ---- */
+
+/* False without a helper that has room. */
+static bool submit(struct kvmem_space *space, const struct kvi_mapping *job)
+{
+    struct kvi_mapper *mapper = space->client->mapper;
+
+    if (!kvi_mapper_has_helper(mapper) || kvi_mapper_submit(mapper, job))
+        return false;
+    space->pool.segments[job->tag].job = 1;
+    return true;
+}
+
+bool kvi_importer_submit_map(struct kvmem_space *space, uint32_t slot, uint32_t generation, int fd,
+                             enum kvi_access access, void (*done)(const struct kvi_mapping *job))
+{
+    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_MAP, access);
+
+    assert(!space->pool.segments[slot].access && !space->pool.segments[slot].job);
+    job.fd = fd;
+    job.done = done;
+    if (!submit(space, &job))
+        return false;
+    space->pool.segments[slot].generation = generation;
+    return true;
+}
+
+bool kvi_importer_submit_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access,
+                                void (*done)(const struct kvi_mapping *job))
+{
+    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_ACCESS, access);
+
+    assert(space->pool.segments[slot].access && !space->pool.segments[slot].job);
+    job.done = done;
+    return submit(space, &job);
+}
+
+int kvi_importer_finish(const struct kvi_mapping *job)
+{
+    struct kvmem_space *space = job->context;
+    struct kvi_segment *segment = &space->pool.segments[job->tag];
+
+    segment->job = 0;
+    if (!job->code && job->kind == KVI_MAPPING_MAP)
+        note_mapped(space, (uint32_t)job->tag, job);
+    if (!job->code && job->kind == KVI_MAPPING_ACCESS)
+        segment->access = (uint8_t)job->access;
+    return job->code;
+}
+
+/* ---- slots that are used again ---- */
+
 static void say_unmapped(struct kvmem_space *space, uint32_t slot, uint32_t generation)
 {
     kvi_outbox_append(space->client, KVI_OUTBOX_UNMAPPED, space->place, slot)->generation =
         generation;
 }
 
-int kvi_importer_vacate(struct kvmem_space *space, uint32_t slot)
+static int check_unused(const struct kvmem_space *space, uint32_t slot)
 {
-    struct kvi_segment *segment = &space->pool.segments[slot];
-    uint32_t generation = segment->generation;
+    const struct kvi_segment *segment = &space->pool.segments[slot];
 
     if (segment->is_owned || segment->leased_count)
         return kvi_client_protocol(space->client, "a segment that is in use here is gone");
+    return 0;
+}
+
+int kvi_importer_vacate(struct kvmem_space *space, uint32_t slot)
+{
+    uint32_t generation = space->pool.segments[slot].generation;
+    int code = check_unused(space, slot);
+
+    if (code)
+        return code;
     if (space->regions)
         kvi_regions_vacate(space, slot);
     kvi_importer_unmap(space, slot);
     say_unmapped(space, slot, generation);
     return 0;
 }
+
+static void vacated(const struct kvi_mapping *job)
+{
+    struct kvmem_space *space = job->context;
+    uint32_t slot = (uint32_t)job->tag;
+
+    (void)kvi_importer_finish(job); /* does not fail for what was mapped here */
+    say_unmapped(space, slot, space->pool.segments[slot].generation);
+}
+
+int kvi_importer_vacate_later(struct kvmem_space *space, uint32_t slot)
+{
+    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_UNMAP, KVI_ACCESS_RO);
+    int code = check_unused(space, slot);
+
+    job.done = vacated;
+    if (code)
+        return code;
+    if (space->regions)
+        kvi_regions_vacate(space, slot);
+    if (!submit(space, &job))
+        return kvi_importer_vacate(space, slot);
+    note_unmapped(space, slot); /* from now on nobody relies on it */
+    return 0;
+}
+
+/* ---- look-ups ---- */
 
 /* Ask for the segments of the hits that are not mapped, at most 16; hits of the first of them. */
 static uint32_t build_request(struct kvmem_space *space, uint32_t count)
@@ -142,6 +266,7 @@ static int map_reply(struct kvmem_space *space, const struct kvi_msg_segment_fds
         if (refs[i].slot >= space->pool.segment_limit)
             return kvi_client_protocol(client, "segment_fds.slot is outside the space");
         segment = &space->pool.segments[refs[i].slot];
+        kvi_importer_settle(space, refs[i].slot);
         if (segment->access && segment->generation == refs[i].generation)
             continue;
         if (segment->access)
@@ -165,6 +290,8 @@ int kvi_importer_map_hits(struct kvmem_space *space, uint32_t count)
     uint32_t left;
     int code;
 
+    for (uint32_t i = 0; i < count; i++)
+        kvi_importer_settle(space, kvi_pool_slot(&space->pool, client->hits[i].index));
     while ((left = build_request(space, count)) > 0) {
         code = kvi_client_call(client, KVI_OP_SEGMENT_FDS, &reply);
         if (!code)
@@ -194,6 +321,7 @@ int kvi_importer_late_fds(struct kvmem_space *space, const struct kvi_msg_segmen
 
 void kvi_importer_fini(struct kvmem_space *space)
 {
+    kvi_importer_settle_all(space);
     while (space->mapped_first != KVI_POOL_NO_SEGMENT)
         kvi_importer_unmap(space, space->mapped_first);
 }

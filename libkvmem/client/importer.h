@@ -4,13 +4,21 @@
  *
  *   segment.access      0 = not mapped, RO = others write it, RW = ours
  *   segment.generation  of what is mapped; a slot is used again with another one
+ *   segment.job         1 = the helper is changing the mapping; at most one job a segment
  *   address             base + slot × segment_bytes, always
+ *
+ * Driver calls go through the client's mapper: the plain functions below make them on the calling
+ * thread, the _submit functions leave them to the helper, when there is one with room. While a job
+ * is under way, access is what may be relied on: RW only after a map or an upgrade is done, until
+ * a downgrade is done; 0 from the beginning of an unmap. Whoever needs the segment meanwhile waits
+ * for the job (kvi_importer_settle).
  *
  * Mapped segments are in one list. Descriptors are consumed; the backend keeps what it needs.
  */
 #ifndef KVI_CLIENT_IMPORTER_H
 #define KVI_CLIENT_IMPORTER_H
 
+#include "client/mapper.h"
 #include "client/space.h"
 
 /* Is this very segment mapped? */
@@ -22,6 +30,12 @@ static inline bool kvi_importer_has(const struct kvmem_space *space, uint32_t sl
     return segment->access && segment->generation == generation;
 }
 
+/* Wait for the job that is under way there, if one is. */
+void kvi_importer_settle(struct kvmem_space *space, uint32_t slot);
+
+/* The same for all segments of the space. */
+void kvi_importer_settle_all(struct kvmem_space *space);
+
 /* Map the segment behind `fd`, which is consumed. The slot is not mapped. Codes of the backend;
  * then nothing is mapped. */
 int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generation, int fd,
@@ -30,12 +44,26 @@ int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generati
 /* Change what we may do there. Codes of the backend; then it is as it was. */
 int kvi_importer_set_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access);
 
+/* The same by the helper: map the segment behind `fd`, or change the access of what is mapped.
+ * False without a helper that has room: nothing has happened, `fd` is the caller's. `done` gets
+ * job->context = the space and job->tag = the slot, and calls kvi_importer_finish first. */
+bool kvi_importer_submit_map(struct kvmem_space *space, uint32_t slot, uint32_t generation, int fd,
+                             enum kvi_access access, void (*done)(const struct kvi_mapping *job));
+bool kvi_importer_submit_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access,
+                                void (*done)(const struct kvi_mapping *job));
+
+/* Take note of what a job has done. Returns its code. */
+int kvi_importer_finish(const struct kvi_mapping *job);
+
 /* Take the mapping out; the slot is mapped. */
 void kvi_importer_unmap(struct kvmem_space *space, uint32_t slot);
 
 /* The slot is used again or about to be: unmap what is there and say so. PROTOCOL when it is
  * owned or leases are left in it. */
 int kvi_importer_vacate(struct kvmem_space *space, uint32_t slot);
+
+/* The same by the helper when there is one; said when it is done. */
+int kvi_importer_vacate_later(struct kvmem_space *space, uint32_t slot);
 
 /* Map the segments of client->hits[0 .. count) that are not. Returns how many leading hits are
  * readable now (fewer when the daemon had no descriptor for the next one), or a code. */
@@ -44,7 +72,7 @@ int kvi_importer_map_hits(struct kvmem_space *space, uint32_t count);
 /* A segment_fds that nobody waits for any more: close, say unmapped. */
 int kvi_importer_late_fds(struct kvmem_space *space, const struct kvi_msg_segment_fds *message);
 
-/* Unmap all. */
+/* Wait for the helper, then unmap all. */
 void kvi_importer_fini(struct kvmem_space *space);
 
 #endif

@@ -193,7 +193,17 @@ void kvi_pool_own(struct kvi_pool *pool, uint32_t slot, struct kvi_status_slot *
     idle_add(pool, slot);
 }
 
-void kvi_pool_disown(struct kvi_pool *pool, uint32_t slot)
+void kvi_pool_expect(struct kvi_pool *pool, uint32_t index)
+{
+    struct kvi_segment *segment = kvi_pool_segment(pool, index);
+
+    assert(segment->is_owned && pool->state[index] == KVI_BLOCK_NONE);
+    pool->state[index] = KVI_BLOCK_ARRIVING;
+    segment->arriving_count++;
+    pool->arriving_blocks++;
+}
+
+void kvi_pool_suspend(struct kvi_pool *pool, uint32_t slot)
 {
     struct kvi_segment *segment = &pool->segments[slot];
     uint64_t *words = pool->free_words + (size_t)slot * pool->words_per_segment;
@@ -202,21 +212,65 @@ void kvi_pool_disown(struct kvi_pool *pool, uint32_t slot)
     assert(segment->is_owned && !segment->used_count && !segment->fenced_count);
     if (pool->current == segment)
         set_current(pool, NULL);
+    list_remove(pool, segment);
     for (uint32_t w = 0; segment->free_count && w < pool->words_per_segment; w++) {
         for (uint64_t bits = words[w]; bits; bits &= bits - 1) {
-            pool->state[base + w * 64 + (uint32_t)__builtin_ctzll(bits)] = KVI_BLOCK_NONE;
-            pool->listed_blocks--;
+            pool->state[base + w * 64 + (uint32_t)__builtin_ctzll(bits)] = KVI_BLOCK_ARRIVING;
+            segment->arriving_count++;
             segment->free_count--;
+            pool->arriving_blocks++;
+            pool->listed_blocks--;
         }
         words[w] = 0;
     }
-    list_remove(pool, segment);
+}
+
+/* The segment's ARRIVING blocks are NONE; how many. */
+static uint32_t forget_arriving(struct kvi_pool *pool, uint32_t slot)
+{
+    struct kvi_segment *segment = &pool->segments[slot];
+    uint32_t base = slot * pool->blocks_per_segment;
+    uint32_t count = segment->arriving_count;
+
+    for (uint32_t at = 0; segment->arriving_count; at++) {
+        if (pool->state[base + at] != KVI_BLOCK_ARRIVING)
+            continue;
+        pool->state[base + at] = KVI_BLOCK_NONE;
+        segment->arriving_count--;
+    }
+    pool->arriving_blocks -= count;
+    return count;
+}
+
+void kvi_pool_arrive(struct kvi_pool *pool, uint32_t slot)
+{
+    struct kvi_segment *segment = &pool->segments[slot];
+    uint32_t base = slot * pool->blocks_per_segment;
+
+    for (uint32_t at = 0; segment->arriving_count; at++) {
+        if (pool->state[base + at] != KVI_BLOCK_ARRIVING)
+            continue;
+        pool->state[base + at] = KVI_BLOCK_NONE;
+        segment->arriving_count--;
+        pool->arriving_blocks--;
+        kvi_pool_add(pool, base + at);
+    }
+}
+
+uint32_t kvi_pool_disown(struct kvi_pool *pool, uint32_t slot)
+{
+    struct kvi_segment *segment = &pool->segments[slot];
+    uint32_t count;
+
+    kvi_pool_suspend(pool, slot);
+    count = forget_arriving(pool, slot);
     if (segment->is_on_page)
         kvi_status_hide(segment->shown, pool->blocks_per_segment);
     segment->shown = NULL;
     segment->is_on_page = false;
     segment->is_owned = false;
     pool->owned_segments--;
+    return count;
 }
 
 void kvi_pool_add(struct kvi_pool *pool, uint32_t index)

@@ -7,6 +7,8 @@
  *    ├◀───hand-in──────┘                                                     last reference gone
  *    └◀────────────── the release is sent ◀──────────────── RELEASING ◀───────────────┘
  *
+ *   ARRIVING      between NONE and FREE while a helper changes the segment's mapping: granted and
+ *                 not writable yet, or about to be handed in and not to be written any more
  *   a segment     an owned one (we write it), or one that others write and we may have mapped
  *   current       the owned segment that blocks are taken from; it stays until it has none left,
  *                 then the fullest segment with a free block follows: whole segments come free
@@ -20,6 +22,7 @@
  *
  * Equations (kvi_pool_check):
  *   free_count    = FREE blocks, not hot = bits in free_words          of an owned segment, else 0
+ *   arriving_count = ARRIVING blocks                            of an owned segment, else 0
  *   used_count    = PRIVATE + PUBLISHING + the hot block = bits in used   of an owned segment, else
  * 0 sealing_count = PUBLISHING blocks = bits in sealed leased_count  = LEASED + RELEASING blocks
  *   tokens        = Σ fill of the used blocks − what their writers have not taken yet (seq.h)
@@ -52,7 +55,8 @@ enum kvi_block_state {
     KVI_BLOCK_PRIVATE = 2,    /* ours, in sequences, writable */
     KVI_BLOCK_PUBLISHING = 3, /* sealed; a publish record waits for its answer */
     KVI_BLOCK_LEASED = 4,     /* an entry that this client holds */
-    KVI_BLOCK_RELEASING = 5   /* an entry no longer held; a release record waits to be sent */
+    KVI_BLOCK_RELEASING = 5,  /* an entry no longer held; a release record waits to be sent */
+    KVI_BLOCK_ARRIVING = 6    /* granted or to be handed in; its segment is being mapped */
 };
 
 struct kvi_segment {
@@ -62,8 +66,9 @@ struct kvi_segment {
     uint32_t sealing_count;
     uint32_t leased_count;
     uint32_t fenced_count; /* publications whose own fence is under way: no hand-in (cooling.h) */
-    uint32_t first_word;   /* no free bit lies in a word before it */
-    uint32_t prev;         /* neighbours in the class' list */
+    uint32_t arriving_count;
+    uint32_t first_word; /* no free bit lies in a word before it */
+    uint32_t prev;       /* neighbours in the class' list */
     uint32_t next;
     uint32_t idle_next; /* next candidate */
     uint8_t class;      /* KVI_POOL_NO_CLASS: in no list */
@@ -71,7 +76,8 @@ struct kvi_segment {
     bool is_candidate;
     bool is_on_page; /* shown lies in the status page */
     uint8_t access;  /* the importer's: 0 = not mapped, else enum kvi_access */
-    uint8_t reserved[3];
+    uint8_t job;     /* the importer's: 1 = the helper changes the mapping */
+    uint8_t reserved[2];
     uint32_t generation;  /* the importer's: of what is mapped */
     uint32_t mapped_next; /* the importer's: next mapped segment */
     uint32_t mapped_prev;
@@ -86,6 +92,7 @@ struct kvi_pool {
     uint64_t listed_blocks;  /* Σ free_count */
     uint64_t charged_blocks; /* Σ used_count */
     uint64_t leased_blocks;  /* LEASED only */
+    uint64_t arriving_blocks;
     uint64_t owned_segments;
     uint64_t class_mask; /* bit c: class c has a segment */
     uint32_t class_first[KVI_POOL_CLASSES];
@@ -117,8 +124,16 @@ void kvi_pool_fini(struct kvi_pool *pool);
  * status page, or NULL. */
 void kvi_pool_own(struct kvi_pool *pool, uint32_t segment, struct kvi_status_slot *shown);
 
-/* It is not any more: no used block is left (asserted), its free blocks are none of ours. */
-void kvi_pool_disown(struct kvi_pool *pool, uint32_t segment);
+/* It is not any more: no used block is left (asserted), its free and arriving blocks are none of
+ * ours. Returns how many these were. */
+uint32_t kvi_pool_disown(struct kvi_pool *pool, uint32_t segment);
+
+/* A block of an owned segment, NONE so far, will be ours to take. */
+void kvi_pool_expect(struct kvi_pool *pool, uint32_t index);
+
+/* All FREE blocks of an owned segment without used ones: ARRIVING; and the way back. */
+void kvi_pool_suspend(struct kvi_pool *pool, uint32_t segment);
+void kvi_pool_arrive(struct kvi_pool *pool, uint32_t segment);
 
 /* A block of an owned segment, NONE so far, is ours to take. */
 void kvi_pool_add(struct kvi_pool *pool, uint32_t index);

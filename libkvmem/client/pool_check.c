@@ -14,6 +14,7 @@ struct counts {
     uint32_t sealing;
     uint32_t leased;
     uint32_t held; /* LEASED alone */
+    uint32_t arriving;
 };
 
 static int wrong(const char *what, uint64_t found, uint64_t expected, uint32_t where)
@@ -42,7 +43,8 @@ static int check_block(const struct kvi_pool *pool, uint32_t slot, uint32_t at,
     counts->sealing += state == KVI_BLOCK_PUBLISHING;
     counts->leased += state == KVI_BLOCK_LEASED || state == KVI_BLOCK_RELEASING;
     counts->held += state == KVI_BLOCK_LEASED;
-    if (state > KVI_BLOCK_RELEASING)
+    counts->arriving += state == KVI_BLOCK_ARRIVING;
+    if (state > KVI_BLOCK_ARRIVING)
         return wrong("state of block", state, KVI_BLOCK_NONE, index);
     if (hot && segment != pool->current)
         return wrong("segment of hot block", slot, pool->current_base, index);
@@ -96,8 +98,11 @@ static int check_segment(const struct kvi_pool *pool, uint32_t slot, struct coun
         return wrong("sealing_count of segment", segment->sealing_count, counts->sealing, slot);
     if (segment->leased_count != counts->leased)
         return wrong("leased_count of segment", segment->leased_count, counts->leased, slot);
-    if (!segment->is_owned && (counts->free || counts->used))
-        return wrong("own blocks of foreign segment", counts->free + counts->used, 0, slot);
+    if (segment->arriving_count != counts->arriving)
+        return wrong("arriving_count of segment", segment->arriving_count, counts->arriving, slot);
+    if (!segment->is_owned && (counts->free || counts->used || counts->arriving))
+        return wrong("own blocks of foreign segment",
+                     counts->free + counts->used + counts->arriving, 0, slot);
     if (segment->is_owned && !counts->used && !segment->is_candidate)
         return wrong("candidacy of idle segment", 0, 1, slot);
     return check_class(pool, slot);
@@ -143,6 +148,7 @@ int kvi_pool_check(const struct kvi_pool *pool)
         total.free += counts.free;
         total.used += counts.used;
         total.held += counts.held;
+        total.arriving += counts.arriving;
         owned += pool->segments[slot].is_owned;
     }
     if (pool->listed_blocks != total.free)
@@ -151,6 +157,8 @@ int kvi_pool_check(const struct kvi_pool *pool)
         return wrong("used blocks", pool->charged_blocks, total.used, 0);
     if (pool->leased_blocks != total.held)
         return wrong("leased blocks", pool->leased_blocks, total.held, 0);
+    if (pool->arriving_blocks != total.arriving)
+        return wrong("arriving blocks", pool->arriving_blocks, total.arriving, 0);
     if (pool->owned_segments != owned)
         return wrong("owned segments", pool->owned_segments, owned, 0);
     return check_lists(pool);

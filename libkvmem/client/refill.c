@@ -5,6 +5,7 @@
 #include "client/refill.h"
 
 #include <inttypes.h>
+#include <unistd.h>
 
 #include "client/importer.h"
 #include "client/region.h"
@@ -19,16 +20,55 @@ static void say_hand_in(struct kvmem_space *space, uint32_t slot, uint32_t gener
         generation;
 }
 
-/* Make the segment writable here, whatever it was. Codes of the backend. */
+/* The segment could not be made writable: it goes back, and so does a mapping that was to be. */
+static void give_back(struct kvmem_space *space, uint32_t slot, uint32_t generation, bool is_new)
+{
+    say_hand_in(space, slot, generation);
+    if (is_new)
+        kvi_outbox_append(space->client, KVI_OUTBOX_UNMAPPED, space->place, slot)->generation =
+            generation;
+}
+
+/* The helper is done with a granted segment: its blocks are there, or it goes back. */
+static void arrived(const struct kvi_mapping *job)
+{
+    struct kvmem_space *space = job->context;
+    uint32_t slot = (uint32_t)job->tag;
+    uint32_t lost;
+
+    if (!kvi_importer_finish(job)) {
+        kvi_pool_arrive(&space->pool, slot);
+        return;
+    }
+    lost = kvi_pool_disown(&space->pool, slot);
+    give_back(space, slot, space->pool.segments[slot].generation, job->kind == KVI_MAPPING_MAP);
+    if (space->request_serial) {
+        space->request_got -= lost < space->request_got ? lost : space->request_got;
+    } else {
+        space->refusal = job->code;
+        space->is_refused = true;
+    }
+}
+
+/* Make the segment writable here, whatever it was, or let the helper do so. Codes of the backend;
+ * the descriptor is consumed. */
 static int take_over(struct kvmem_space *space, const struct kvi_rec_segment_grant *record, int fd)
 {
     struct kvi_segment *segment = &space->pool.segments[record->slot];
+    uint32_t slot = record->slot;
 
-    if (segment->access && segment->generation == record->generation)
-        return kvi_importer_set_access(space, record->slot, KVI_ACCESS_RW);
+    if (segment->access && segment->generation == record->generation) {
+        if (fd >= 0)
+            close(fd);
+        if (kvi_importer_submit_access(space, slot, KVI_ACCESS_RW, arrived))
+            return 0;
+        return kvi_importer_set_access(space, slot, KVI_ACCESS_RW);
+    }
     if (fd < 0)
         return kvi_error_set(KVMEM_E_SYSTEM, "a segment came without its descriptor");
-    return kvi_importer_map(space, record->slot, record->generation, fd, KVI_ACCESS_RW);
+    if (kvi_importer_submit_map(space, slot, record->generation, fd, KVI_ACCESS_RW, arrived))
+        return 0;
+    return kvi_importer_map(space, slot, record->generation, fd, KVI_ACCESS_RW);
 }
 
 /* One segment of a grant. When it cannot be mapped it goes back: its blocks are not taken. */
@@ -41,16 +81,14 @@ static int grant_segment(struct kvmem_space *space, const struct kvi_rec_segment
 
     if (record->slot >= space->pool.segment_limit || space->pool.segments[record->slot].is_owned)
         return kvi_client_protocol(client, "grant.slot is outside the space or owned already");
+    kvi_importer_settle(space, record->slot);
     segment = &space->pool.segments[record->slot];
     if (segment->access && segment->generation != record->generation)
         code = kvi_importer_vacate(space, record->slot);
     if (code)
         return code;
     if (take_over(space, record, has_fd ? kvi_client_steal_fd(client) : -1)) {
-        say_hand_in(space, record->slot, record->generation);
-        if (has_fd && !segment->access)
-            kvi_outbox_append(client, KVI_OUTBOX_UNMAPPED, space->place, record->slot)->generation =
-                record->generation;
+        give_back(space, record->slot, record->generation, has_fd && !segment->access);
         return 0;
     }
     kvi_pool_own(&space->pool, record->slot,
@@ -75,7 +113,10 @@ static int grant_range(struct kvmem_space *space, const struct kvi_rec_block_ran
             continue;
         if (pool->state[index] != KVI_BLOCK_NONE)
             return kvi_client_protocol(space->client, "a granted block is in use here");
-        kvi_pool_add(pool, index);
+        if (kvi_pool_segment(pool, index)->job)
+            kvi_pool_expect(pool, index);
+        else
+            kvi_pool_add(pool, index);
         space->request_got++;
     }
     return 0;
@@ -159,7 +200,7 @@ int kvi_refill_request(struct kvmem_space *space, uint64_t blocks, int64_t timeo
 
 int kvi_refill_ask(struct kvmem_space *space)
 {
-    uint64_t free = kvi_pool_free_blocks(&space->pool);
+    uint64_t free = kvi_pool_free_blocks(&space->pool) + space->pool.arriving_blocks;
     uint64_t wanted = 0;
     int code;
 
@@ -176,19 +217,43 @@ int kvi_refill_ask(struct kvmem_space *space)
     return code == KVMEM_E_TIMED_OUT ? 0 : code;
 }
 
-/* Hand one idle segment in. False when its mapping could not be made read-only. */
-static bool hand_in(struct kvmem_space *space, uint32_t slot)
+/* The segment is read-only here: it is the directory's. */
+static void handed_in(struct kvmem_space *space, uint32_t slot)
 {
-    uint32_t generation = space->pool.segments[slot].generation;
-
-    if (space->regions && kvi_regions_lower(space, slot))
-        return false;
-    if (kvi_importer_set_access(space, slot, KVI_ACCESS_RO))
-        return false;
     kvi_pool_disown(&space->pool, slot);
-    say_hand_in(space, slot, generation);
+    say_hand_in(space, slot, space->pool.segments[slot].generation);
     space->stats.handed_in_segments++;
     space->is_refused = false;
+}
+
+/* The helper is done with a segment to be handed in. If it failed, all is as it was. */
+static void downgraded(const struct kvi_mapping *job)
+{
+    struct kvmem_space *space = job->context;
+    uint32_t slot = (uint32_t)job->tag;
+
+    if (!kvi_importer_finish(job)) {
+        handed_in(space, slot);
+        return;
+    }
+    kvi_pool_arrive(&space->pool, slot);
+}
+
+/* Hand one idle segment in, or let the helper do so. False when its mapping could not be made
+ * read-only, or is just being made writable. */
+static bool hand_in(struct kvmem_space *space, uint32_t slot)
+{
+    if (space->pool.segments[slot].job)
+        return false;
+    if (space->regions && kvi_regions_lower(space, slot))
+        return false;
+    if (kvi_importer_submit_access(space, slot, KVI_ACCESS_RO, downgraded)) {
+        kvi_pool_suspend(&space->pool, slot);
+        return true;
+    }
+    if (kvi_importer_set_access(space, slot, KVI_ACCESS_RO))
+        return false;
+    handed_in(space, slot);
     return true;
 }
 
@@ -219,8 +284,8 @@ uint32_t kvi_refill_hand_in(struct kvmem_space *space, bool all)
     uint32_t slot;
 
     kvi_pool_settle(pool);
-    if (space->reserved_blocks > kvi_pool_free_blocks(pool))
-        space->reserved_blocks = kvi_pool_free_blocks(pool);
+    if (space->reserved_blocks > kvi_pool_free_blocks(pool) + pool->arriving_blocks)
+        space->reserved_blocks = kvi_pool_free_blocks(pool) + pool->arriving_blocks;
     slot = pool->idle_first;
     if (slot == KVI_POOL_NO_SEGMENT || !(all || space->pressure || pool->has_new_idle ||
                                          kvi_pool_free_blocks(pool) > kept_blocks(space)))
@@ -237,17 +302,34 @@ uint32_t kvi_refill_hand_in(struct kvmem_space *space, bool all)
                 count++;
                 if (space->pressure)
                     space->pressure--;
-            } else {
-                segment->is_candidate = true;
-                segment->idle_next = pool->idle_first;
-                pool->idle_first = slot;
             }
+        }
+        if (segment->is_owned && !segment->used_count) { /* still, or until the helper is done */
+            segment->is_candidate = true;
+            segment->idle_next = pool->idle_first;
+            pool->idle_first = slot;
         }
         slot = next;
     }
     if (space->pressure && kvi_client_now_ns() >= space->pressure_end_ns)
         space->pressure = 0;
     return count;
+}
+
+/* Blocks that are missing of `blocks`, and not on their way through the helper either. */
+static uint64_t missing_blocks(const struct kvmem_space *space, uint64_t blocks)
+{
+    uint64_t had = kvi_pool_free_blocks(&space->pool) + space->pool.arriving_blocks;
+
+    return had < blocks ? blocks - had : 0;
+}
+
+static int still_pending(struct kvmem_space *space, uint64_t blocks)
+{
+    if (blocks > space->lacking)
+        space->lacking = blocks; /* what comes for it later is kept */
+    return kvi_error_set(KVMEM_E_REFILL_PENDING, "%" PRIu64 " of %" PRIu64 " blocks are free",
+                         kvi_pool_free_blocks(&space->pool), blocks);
 }
 
 int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns)
@@ -259,19 +341,19 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
     if (blocks > space->pool.index_range)
         return kvi_error_set(KVMEM_E_INVALID, "blocks: %" PRIu64 " is outside 0..%" PRIu32, blocks,
                              space->pool.index_range);
+    kvi_mapper_poll(client->mapper);
     while (kvi_pool_free_blocks(&space->pool) < blocks) {
         int code = kvi_client_is_lost(client);
 
         kvi_cooling_drain(space);
         if (kvi_pool_free_blocks(&space->pool) >= blocks)
             break;
-        if (!code && !space->request_serial) {
+        if (!code && !space->request_serial && missing_blocks(space, blocks)) {
             if (was_asked && space->refusal)
                 break;
             code = kvi_outbox_flush(client, deadline_ns);
             if (!code)
-                code = kvi_refill_request(space, blocks - kvi_pool_free_blocks(&space->pool),
-                                          timeout_ns);
+                code = kvi_refill_request(space, missing_blocks(space, blocks), timeout_ns);
             was_asked = true;
         }
         if (!code)
@@ -280,13 +362,9 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
             return code;
         if (code == 0 && deadline_ns && kvi_client_now_ns() < deadline_ns)
             continue;
-        if (code <= 0 && kvi_pool_free_blocks(&space->pool) < blocks && space->request_serial) {
-            if (blocks > space->lacking)
-                space->lacking = blocks; /* what comes for it later is kept */
-            return kvi_error_set(KVMEM_E_REFILL_PENDING,
-                                 "%" PRIu64 " of %" PRIu64 " blocks are free",
-                                 kvi_pool_free_blocks(&space->pool), blocks);
-        }
+        if (code <= 0 && kvi_pool_free_blocks(&space->pool) < blocks &&
+            (space->request_serial || space->pool.arriving_blocks))
+            return still_pending(space, blocks);
         if (code == KVMEM_E_TIMED_OUT)
             return code;
     }
@@ -305,14 +383,17 @@ int kvi_space_trim(struct kvmem_space *space)
     struct kvmem_client *client = space->client;
     int64_t deadline_ns = kvi_client_deadline_ns(client->timeout_ns);
     int code = kvi_outbox_drain(client, deadline_ns);
-    uint32_t count;
+    uint64_t before;
 
     if (!code)
         code = kvi_cooling_wait(space, deadline_ns);
     if (code)
         return code;
     space->reserved_blocks = 0;
-    count = kvi_refill_hand_in(space, true);
+    kvi_importer_settle_all(space); /* what is just coming goes as well */
+    before = space->stats.handed_in_segments;
+    kvi_refill_hand_in(space, true);
+    kvi_importer_settle_all(space);
     code = kvi_outbox_flush(client, deadline_ns);
-    return code ? code : (int)count;
+    return code ? code : (int)(space->stats.handed_in_segments - before);
 }

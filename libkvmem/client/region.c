@@ -133,7 +133,9 @@ static bool go_ahead(struct kvmem_region *region)
         take = least(wanted - seq->block_count, kvi_pool_free_blocks(&space->pool));
     if (take && kvi_seq_table_grow(space, seq, seq->block_count + take) == 0)
         kvi_seq_take_reserved(space, seq, take);
-    return map_table(region, seq) == 0 && region->mapped >= wanted;
+    if (kvi_region_submit(region, least(seq->block_count, region->block_limit)))
+        return region->queued >= wanted;
+    return !region->pending && map_table(region, seq) == 0 && region->mapped >= wanted;
 }
 
 /* ---- closing ---- */
@@ -192,6 +194,7 @@ void kvi_region_close(struct kvmem_region *region, const struct kvi_point *point
     struct kvmem_space *space = region->space;
     struct kvi_regions *regions = space->regions;
 
+    kvi_region_settle(region);
     leave_list(region, &regions->first);
     enter_list(region, &regions->closing);
     regions->of_seq[region->seq.index] = NULL;
@@ -211,6 +214,12 @@ int kvi_regions_wait(struct kvmem_space *space, int64_t deadline_ns)
         kvi_fence_pause(&turn);
     }
     return 0;
+}
+
+void kvi_regions_settle(struct kvmem_space *space)
+{
+    for (struct kvmem_region *region = space->regions->first; region; region = region->next)
+        kvi_region_settle(region);
 }
 
 void kvi_regions_unmap(struct kvmem_space *space)

@@ -10,12 +10,16 @@
  *            has none any more, its blocks may be given up behind the same fence
  *   ahead    blocks of the table beyond the tail: reserved blocks of the sequence like others
  *   mapped   leading blocks of the table that are shown; the other views show nothing
+ *   queued   views [mapped, queued) are being mapped by the helper, `pending` of them; whoever
+ *            touches the region's end waits for that first
  *
- * Equations (kvi_regions_check), the first for regions that are not closing:
- *   views [0, mapped) show blocks [0, mapped) of the table, and mapped <= least(blocks of the
- * table, block_limit) the handle behind a view = that of its block's segment the list of a segment
- * = the views that show it a view is writable ⇒ its segment is ours (one writer: what lowers a
- * segment lowers its views)
+ * Equations (kvi_regions_check):
+ *   views [0, mapped) show blocks [0, mapped) of the table, unless the region is closing
+ *   mapped ≤ blocks of the table, mapped ≤ block_limit
+ *   mapped ≤ queued ≤ block_limit; mapped = queued when nothing is pending
+ *   the handle behind a view = that of its block's segment
+ *   the list of a segment = the views that show it
+ *   a view is writable  ⇒  its segment is ours: one writer, so what lowers one lowers the other
  *
  * A view is made writable while its block is PRIVATE and referenced once, read-only else. It stays
  * writable, as the block's own address does, until the segment is handed in. Before an append
@@ -35,6 +39,7 @@
 
 #define KVI_REGION_AHEAD     2u
 #define KVI_REGION_AHEAD_MAX 64u
+#define KVI_REGION_PENDING   128u
 #define KVI_REGION_RANGES    16u /* kept for later regions */
 
 struct kvi_view {
@@ -57,6 +62,8 @@ struct kvmem_region {
     uint32_t block_limit;   /* views */
     uint32_t ahead;
     uint32_t mapped;
+    uint32_t queued;
+    uint8_t pending; /* jobs of the helper, at most KVI_REGION_PENDING */
     uint64_t waits;
     uint64_t remaps;
     /* of the append that is being prepared, to be undone */
@@ -85,6 +92,9 @@ void kvi_regions_fini(struct kvmem_space *space);
 
 /* Close all, unmap all, give the ranges back. */
 void kvi_regions_unmap(struct kvmem_space *space);
+
+/* Wait for what the helper was asked for, in all regions. */
+void kvi_regions_settle(struct kvmem_space *space);
 
 /* Until no region waits for its point any more, at most until `deadline_ns`. 0, TIMED_OUT. */
 int kvi_regions_wait(struct kvmem_space *space, int64_t deadline_ns);
@@ -155,6 +165,13 @@ int kvi_regions_check(const struct kvmem_space *space);
 
 /* Map the block at the first position that shows nothing. Codes of the backend. */
 int kvi_region_show(struct kvmem_region *region, int32_t block, enum kvi_access access);
+
+/* Let the helper map the blocks of the table up to `end`. False when it cannot be asked: there is
+ * none, or too much is asked for already. */
+bool kvi_region_submit(struct kvmem_region *region, uint32_t end);
+
+/* Wait for what the helper was asked for. */
+void kvi_region_settle(struct kvmem_region *region);
 
 /* Unmap the views from `from` on. */
 int kvi_region_hide(struct kvmem_region *region, uint32_t from);

@@ -105,6 +105,10 @@ static int map_written(struct kvmem_region *region, const struct kvi_seq *seq, u
     for (uint32_t i = first + has_copy; !code && i < after && i < region->mapped; i++)
         code = kvi_region_set_access(&region->views[i], KVI_ACCESS_RW);
     has_to_map = region->mapped < after;
+    if (has_to_map) {
+        kvi_region_settle(region);
+        region->undo_mapped = region->mapped;
+    }
     while (!code && region->mapped < after) {
         uint32_t i = region->mapped;
         bool is_copy = has_copy && i == first;
@@ -125,6 +129,7 @@ static int map_copy(struct kvmem_region *region, const struct kvi_seq *seq)
 
     if (region->views[tail].block == seq->copy_block)
         return 0; /* it was not mapped before */
+    kvi_region_settle(region);
     code = kvi_region_hide(region, seq->block_count - 1);
     if (!code)
         code = kvi_region_swap(region, tail, seq->copy_block, KVI_ACCESS_RW);

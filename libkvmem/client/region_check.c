@@ -56,10 +56,15 @@ static int check_region(const struct kvmem_region *region)
     if (region->mapped > seq->block_count || region->mapped > region->block_limit)
         return wrong("seq %u: %u views of %u blocks, limit %u", region->seq.index, region->mapped,
                      seq->block_count, region->block_limit);
+    if (region->mapped > region->queued || region->queued > seq->block_count ||
+        (!region->pending && region->mapped != region->queued) ||
+        region->pending > region->queued - region->mapped)
+        return wrong("seq %u: %u views are mapped, %u asked for, %u pending", region->seq.index,
+                     region->mapped, region->queued, region->pending);
     for (uint32_t i = 0; !code && i < region->block_limit; i++) {
         const struct kvi_view *view = &region->views[i];
 
-        if ((view->access != 0) != (i < region->mapped))
+        if (i < region->mapped ? !view->access : view->access && i >= region->queued)
             code = wrong("view %u of %u has access %u", i, region->mapped, view->access);
         else if (view->access && view->block != seq->blocks[i])
             code =

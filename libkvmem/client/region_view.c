@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "client/mapper.h"
 #include "client/region.h"
 
 static uint64_t address_of(const struct kvmem_region *region, uint32_t position)
@@ -72,7 +73,7 @@ int kvi_region_show(struct kvmem_region *region, int32_t block, enum kvi_access 
     int code = show_at(region, region->mapped, block, access);
 
     if (!code)
-        region->mapped++;
+        region->queued = ++region->mapped;
     return code;
 }
 
@@ -94,8 +95,77 @@ static int hide_run(struct kvmem_region *region, uint32_t from, uint32_t end)
     return code;
 }
 
+/* ---- by the helper ---- */
+
+/* One was mapped, or not. When all are over, what shows behind a gap is unmapped again. */
+static void shown_ahead(const struct kvi_mapping *job)
+{
+    struct kvi_view *view = job->context;
+    struct kvmem_region *region = view->region;
+    uint32_t end = region->queued;
+
+    if (!job->code) {
+        view->access = (uint8_t)job->access;
+        link_view(view);
+    }
+    while (region->mapped < end && region->views[region->mapped].access)
+        region->mapped++;
+    if (--region->pending || region->mapped == end)
+        return;
+    for (uint32_t i = end; i-- > region->mapped;)
+        if (region->views[i].access)
+            (void)hide_run(region, i, i + 1);
+    region->queued = region->mapped;
+    region->space->regions->is_due = true;
+}
+
+static bool submit_view(struct kvmem_region *region, uint32_t position, int32_t block)
+{
+    struct kvmem_space *space = region->space;
+    const struct kvi_segment *segment = kvi_pool_segment(&space->pool, (uint32_t)block);
+    struct kvi_view *view = &region->views[position];
+    struct kvi_mapping job = {.kind = KVI_MAPPING_MAP,
+                              .access = kvi_region_access_of(space, block),
+                              .backend = kvi_space_backend(space),
+                              .fd = -1,
+                              .phys = segment->phys,
+                              .address = address_of(region, position),
+                              .bytes = space->geometry.block_bytes,
+                              .done = shown_ahead,
+                              .context = view};
+
+    *view = (struct kvi_view){.region = region, .phys = segment->phys, .block = block};
+    return kvi_mapper_submit(space->client->mapper, &job) == 0;
+}
+
+bool kvi_region_submit(struct kvmem_region *region, uint32_t end)
+{
+    const struct kvmem_space *space = region->space;
+    const struct kvi_seq *seq = &space->seqs[region->seq.index];
+
+    if (!kvi_mapper_has_helper(space->client->mapper))
+        return false;
+    while (region->queued < end) {
+        if (region->pending == KVI_REGION_PENDING ||
+            !submit_view(region, region->queued, seq->blocks[region->queued]))
+            return false;
+        region->queued++;
+        region->pending++;
+    }
+    return true;
+}
+
+void kvi_region_settle(struct kvmem_region *region)
+{
+    if (region->pending)
+        kvi_mapper_await(region->space->client->mapper, &region->pending);
+}
+
+/* ---- taking away ---- */
+
 int kvi_region_hide(struct kvmem_region *region, uint32_t from)
 {
+    kvi_region_settle(region);
     while (region->mapped > from) {
         uint32_t first = region->mapped;
         int code;
@@ -109,6 +179,7 @@ int kvi_region_hide(struct kvmem_region *region, uint32_t from)
         region->mapped = first;
         while (region->mapped > from && !region->views[region->mapped - 1].access)
             region->mapped--;
+        region->queued = region->mapped;
     }
     return 0;
 }
@@ -121,7 +192,7 @@ int kvi_region_swap(struct kvmem_region *region, uint32_t position, int32_t bloc
     struct kvi_view old = *view;
     int code;
 
-    assert(position < region->mapped);
+    assert(position < region->mapped && !region->pending);
     code = hide_run(region, position, position + 1);
     if (code)
         return code;

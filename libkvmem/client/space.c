@@ -208,6 +208,7 @@ static int make_space(struct kvmem_client *client, const struct kvmem_space_opti
     if (!space)
         return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a space");
     space->client = client;
+    space->backend = client->backend;
     space->geometry = *geometry;
     space->scratch = KVMEM_BLOCK_NONE;
     space->first_free_seq = UINT32_MAX;
@@ -333,8 +334,8 @@ int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options
         code = make_space(client, options, &plan, &space);
     if (code)
         return code;
-    code = kvi_backend_reserve(client->backend, (uint64_t)plan.segment_limit * plan.segment_bytes,
-                               0, &space->base);
+    code = kvi_backend_reserve(space->backend, (uint64_t)plan.segment_limit * plan.segment_bytes, 0,
+                               &space->base);
     if (code)
         goto no_range;
     build_open(space);
@@ -354,7 +355,7 @@ int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options
     return 0;
 
 not_opened:
-    kvi_backend_unreserve(client->backend, space->base,
+    kvi_backend_unreserve(space->backend, space->base,
                           (uint64_t)plan.segment_limit * plan.segment_bytes);
 no_range:
     free_arrays(space);
@@ -394,6 +395,9 @@ void kvi_space_close(struct kvmem_space *space, int64_t deadline_ns)
 
     /* Publications of sequences that live on or ended must arrive; leases go with the space. */
     (void)kvi_outbox_drain(client, deadline_ns);
+    kvi_importer_settle_all(space); /* the helper's jobs name it */
+    if (space->regions)
+        kvi_regions_settle(space);
     if (is_quiet && space->regions)
         kvi_regions_unmap(space);
     if (is_quiet)

@@ -6,7 +6,9 @@
  *                         + 1 if it is the scratch block + in cooling entries (cooling.h)
  *   a block has references        ⇒ it is PRIVATE, PUBLISHING or LEASED
  *   PRIVATE or LEASED             ⇒ it has references
- *   FREE, PRIVATE, PUBLISHING     ⇒ its segment is owned and mapped read-write
+ *   FREE, PRIVATE, PUBLISHING     ⇒ its segment is owned and mapped read-write, and no job of the
+ *                                   helper is under way there
+ *   ARRIVING                      ⇒ its segment is owned, and one is
  *   LEASED                        ⇒ its segment is mapped
  *
  * All arrays span the index range, are allocated at open and cost memory where touched.
@@ -63,8 +65,9 @@ struct kvmem_space {
     int32_t *copy_to;
 
     struct kvmem_client *client;
-    uint32_t id;    /* as the daemon calls it */
-    uint32_t place; /* in client->spaces */
+    struct kvi_backend *backend; /* of the device that it lies on */
+    uint32_t id;                 /* as the daemon calls it */
+    uint32_t place;              /* in client->spaces */
     uint64_t base;
     uint32_t mapped_first; /* list of mapped segments */
     uint64_t mapped_segments;
@@ -150,7 +153,7 @@ static inline uint32_t kvi_space_fill(const struct kvmem_space *space, uint64_t 
 /* Where the space's memory is. */
 static inline struct kvi_backend *kvi_space_backend(const struct kvmem_space *space)
 {
-    return space->client->backend;
+    return space->backend;
 }
 
 #endif

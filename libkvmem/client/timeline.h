@@ -71,10 +71,10 @@ static inline void kvi_lane_break(struct kvi_lane *lane)
 {
     uint64_t reached = __atomic_load_n(&lane->counter, __ATOMIC_RELAXED);
 
-    if (__atomic_load_n(&lane->broken, __ATOMIC_RELAXED))
-        return;
-    __atomic_store_n(&lane->broken, reached < KVI_FENCE_LIMIT ? reached + 1 : KVI_FENCE_LIMIT,
-                     __ATOMIC_RELAXED);
+    if (__atomic_load_n(&lane->broken, __ATOMIC_RELAXED) == 0)
+        __atomic_store_n(&lane->broken, reached < KVI_FENCE_LIMIT ? reached + 1 : KVI_FENCE_LIMIT,
+                         __ATOMIC_RELAXED);
+    /* Also when the producer itself scribbled over `broken`: nobody waits for ever. */
     __atomic_store_n(&lane->counter, KVI_LANE_BROKEN, __ATOMIC_RELEASE);
 }
 

@@ -217,7 +217,8 @@ static int check_segment(struct check *check, uint32_t number)
     int has_records = segment->state != KVI_SEGMENT_DRAINING;
     int code;
 
-    if (segment->space >= dir->options.space_limit || !space->is_used)
+    if (segment->space >= dir->options.space_limit || !space->is_used ||
+        space->device >= dir->options.device_count)
         return violated(check, "segment %u: its space %u does not exist", number, segment->space);
     if (segment->slot >= space->slot_high)
         return violated(check, "segment %u: slot %u is not below %u", number, segment->slot,
@@ -242,11 +243,26 @@ static int check_segment(struct check *check, uint32_t number)
     return code;
 }
 
+static int check_devices(const struct check *check, const struct kvi_dir_memory *used)
+{
+    const struct kvi_dir *dir = check->dir;
+
+    for (uint32_t i = 0; i < dir->options.device_count; i++)
+        if (dir->memory[i].free_bytes + used[i].free_bytes !=
+                dir->options.devices[i].device_bytes ||
+            dir->memory[i].segment_count != used[i].segment_count)
+            return violated(check, "device %u: %llu free + %llu in %u of %u segments are not %llu",
+                            i, (unsigned long long)dir->memory[i].free_bytes,
+                            (unsigned long long)used[i].free_bytes, used[i].segment_count,
+                            dir->memory[i].segment_count,
+                            (unsigned long long)dir->options.devices[i].device_bytes);
+    return 0;
+}
+
 static int check_segments(struct check *check)
 {
     const struct kvi_dir *dir = check->dir;
-    uint64_t bytes = 0;
-    uint32_t count = 0;
+    struct kvi_dir_memory used[KVI_DEVICE_LIMIT] = {{0}};
 
     for (uint32_t i = 0; i < dir->segment_limit; i++) {
         int code;
@@ -261,15 +277,10 @@ static int check_segments(struct check *check)
         code = check_segment(check, i);
         if (code != 0)
             return code;
-        bytes += dir->segments[i].bytes;
-        count++;
+        used[kvi_dir_device_of(dir, &dir->segments[i])].free_bytes += dir->segments[i].bytes;
+        used[kvi_dir_device_of(dir, &dir->segments[i])].segment_count++;
     }
-    if (dir->free_bytes + bytes != dir->options.devices[0].device_bytes ||
-        count != dir->segment_count)
-        return violated(check, "device: %llu free + %llu in %u segments are not %llu",
-                        (unsigned long long)dir->free_bytes, (unsigned long long)bytes, count,
-                        (unsigned long long)dir->options.devices[0].device_bytes);
-    return 0;
+    return check_devices(check, used);
 }
 
 /* ---- spaces ---- */

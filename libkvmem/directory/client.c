@@ -69,7 +69,7 @@ static void send_welcome(struct kvi_dir *dir, struct kvi_dir_client *client, uin
     welcome.version = client->version;
     welcome.version_min = KVI_PROTOCOL_VERSION_MIN;
     welcome.client = client->number;
-    welcome.device_count = 1;
+    welcome.device_count = client->version < KVI_VERSION_FENCES ? 1 : dir->options.device_count;
     memcpy(welcome.session, client->session, sizeof(welcome.session));
     welcome.device_bytes = dir->options.devices[0].device_bytes;
     welcome.granule_bytes = dir->options.devices[0].granule_bytes;

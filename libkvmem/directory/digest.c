@@ -72,6 +72,7 @@ static void fold_space(uint64_t *digest, const struct kvi_dir_space *space)
     fold_bytes(digest, space->name, strlen(space->name));
     fold_bytes(digest, space->domain, strlen(space->domain));
     fold_bytes(digest, space->fingerprint, sizeof(space->fingerprint));
+    fold(digest, space->device);
     fold(digest, space->quota_bytes);
     fold(digest, space->geometry.index_stride_bytes);
     fold(digest, space->client_count);
@@ -131,7 +132,8 @@ uint64_t kvi_dir_digest(const struct kvi_dir *dir)
 {
     uint64_t digest = UINT64_C(0xcbf29ce484222325);
 
-    fold(&digest, dir->free_bytes);
+    for (uint32_t i = 0; i < dir->options.device_count; i++)
+        fold(&digest, dir->memory[i].free_bytes);
     fold(&digest, dir->check_after_ns);
     fold(&digest, dir->stamp);
     fold(&digest, (uint64_t)dir->session_serial << 32 | (uint32_t)dir->is_draining);

@@ -81,9 +81,9 @@ static int check_options(const struct kvi_dir_options *o)
 {
     int code = 0;
 
-    if (o->device_count != 1)
-        return kvi_error_set(KVMEM_E_INVALID, "device_count: %u, only 1 is supported yet",
-                             o->device_count);
+    if (o->device_count == 0 || o->device_count > KVI_DEVICE_LIMIT)
+        return kvi_error_set(KVMEM_E_INVALID, "device_count: %u is outside 1..%u", o->device_count,
+                             KVI_DEVICE_LIMIT);
     for (uint32_t i = 0; !code && i < o->device_count; i++)
         code = check_device(&o->devices[i]);
     if (code)
@@ -111,13 +111,20 @@ static int check_env(const struct kvi_dir_env *env)
     return 0;
 }
 
-/* Numbers of segments: the device in the smallest segments that a geometry may have, a granule
- * each in a space with regions, and one for a segment that is prepared before those that it
- * replaces are dropped. */
-static uint32_t segment_limit_of(const struct kvi_dir_device *options)
+/* Most segments of a device: a granule each, in a space with regions. */
+static uint64_t most_segments(const struct kvi_dir_device *options)
 {
-    uint64_t limit = options->device_bytes / options->granule_bytes + 1;
+    return options->device_bytes / options->granule_bytes;
+}
 
+/* Numbers of segments: those of all devices, and one for a segment that is prepared before those
+ * that it replaces are dropped. */
+static uint32_t segment_limit_of(const struct kvi_dir_options *options)
+{
+    uint64_t limit = 1;
+
+    for (uint32_t i = 0; i < options->device_count; i++)
+        limit += most_segments(&options->devices[i]);
     return limit > KVI_SEGMENT_LIMIT ? KVI_SEGMENT_LIMIT : (uint32_t)limit;
 }
 
@@ -192,8 +199,9 @@ int kvi_dir_create(const struct kvi_dir_options *options, const struct kvi_dir_e
         return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a directory");
     dir->env = *env;
     set_options(dir, options);
-    dir->free_bytes = options->devices[0].device_bytes;
-    dir->segment_limit = segment_limit_of(&options->devices[0]);
+    for (uint32_t i = 0; i < options->device_count; i++)
+        dir->memory[i].free_bytes = options->devices[i].device_bytes;
+    dir->segment_limit = segment_limit_of(options);
     dir->next_tick_ns = KVI_DIR_NEVER;
     code = allocate_tables(dir);
     if (code != 0) {

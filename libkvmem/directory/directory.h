@@ -14,7 +14,7 @@
  * is QUARANTINED from the end of file to its process' exit, then HANDED_IN with its entries.
  *
  * Equations (kvi_dir_check verifies them all):
- *   device bytes           = free bytes + Σ segment bytes
+ *   a device's bytes       = its free bytes + Σ bytes of its segments
  *   blocks of a segment    = entries + others (the owner's when OWNED, idle when HANDED_IN)
  *   entries                = leased or pinned + on their segment's list of evictable ones
  *   leases of an entry     = Σ over clients of their lease bit + its pins

@@ -89,6 +89,7 @@ struct kvi_dir_slot {
 
 struct kvi_dir_space {
     int is_used;
+    uint32_t device;     /* that all its segments lie on */
     uint32_t generation; /* in the id */
     char name[64];
     char domain[32];
@@ -199,6 +200,11 @@ struct kvi_dir_grant {
     struct kvi_rec_block_range ranges[KVI_DIR_GRANT_RANGES];
 };
 
+struct kvi_dir_memory {
+    uint64_t free_bytes;
+    uint32_t segment_count;
+};
+
 struct kvi_dir_recycled {
     struct kvi_dir_recycled *next;
     size_t bytes;
@@ -208,13 +214,12 @@ struct kvi_dir {
     struct kvi_dir_options options;
     struct kvi_dir_env env;
     uint64_t started_ns;
-    uint64_t free_bytes;
+    struct kvi_dir_memory memory[KVI_DEVICE_LIMIT];
     uint64_t stamp;
     uint32_t session_serial;
     uint32_t segment_limit;
     uint32_t segment_hint; /* no free number below */
     uint32_t segment_high; /* no used number from here on */
-    uint32_t segment_count;
     int is_draining;
     int memory_came_back;    /* since waiting requests were last tried */
     uint64_t check_after_ns; /* another check is answered BUSY until then */
@@ -237,6 +242,7 @@ struct kvi_dir {
     struct kvi_dir_open *wait_first;
     struct kvi_dir_open *wait_last;
     uint64_t ignored_releases;
+    uint64_t moved_segments;           /* from one space to another */
     struct kvi_msg_stats_reply totals; /* the counters that only grow */
     struct kvi_dir_grant grant;
     _Alignas(64) uint64_t in[KVI_MESSAGE_BYTES / 8];
@@ -310,6 +316,11 @@ void kvi_dir_segment_abandon(struct kvi_dir *dir, uint32_t number);
 void kvi_dir_segment_start(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open);
 /* HANDED_IN → OWNED by the client of `open`. */
 void kvi_dir_segment_adopt(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open);
+/* HANDED_IN without references, in another space → OWNED by the client of `open`, in its space,
+ * with the same memory: what is in it is evicted, its mappers are told and forgotten. The space
+ * has the same device, domain and segment bytes. 0, or the codes of kvi_dir_segment_prepare, which
+ * change nothing. */
+int kvi_dir_segment_move(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open);
 /* OWNED, QUARANTINED or just created → HANDED_IN. */
 void kvi_dir_segment_disown(struct kvi_dir *dir, struct kvi_dir_segment *segment);
 /* The request behind a CREATING segment is gone: it will be handed in when it comes. */
@@ -340,6 +351,19 @@ static inline uint32_t kvi_dir_segment_idle(const struct kvi_dir_segment *segmen
 static inline int kvi_dir_is_entry(const struct kvi_dir_segment *segment, uint32_t block)
 {
     return (int)(segment->entry_bits[block / 64] >> block % 64 & 1);
+}
+
+/* The memory that a space, or an existing segment, lies in. */
+static inline struct kvi_dir_memory *kvi_dir_memory_of(struct kvi_dir *dir,
+                                                       const struct kvi_dir_space *space)
+{
+    return &dir->memory[space->device];
+}
+
+static inline uint32_t kvi_dir_device_of(const struct kvi_dir *dir,
+                                         const struct kvi_dir_segment *segment)
+{
+    return dir->spaces[segment->space].device;
 }
 
 /* A word a block, for its fence (fence.c). */

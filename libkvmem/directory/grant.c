@@ -5,7 +5,8 @@
  *   1  idle blocks of HANDED_IN segments of the space, the fullest segment first
  *   2  new segments, while bytes are free and the quota allows
  *   3  eviction, the coldest first:
- *        a whole segment of another space, when it is colder than everything of the own one
+ *        a whole segment of another space, when it is colder than everything of the own one:
+ *          moved where it is of the same size and sharing domain, else dropped for a new one
  *        whole segments of the own space, for whole segments' worth of the want
  *        blocks of the own space, least recently used first, in segments that nobody or the
  *        asker owns
@@ -13,6 +14,8 @@
  *   own cold     = the oldest stamp on any list of the own space that may be evicted from
  *   foreign cold = the newest stamp of a HANDED_IN segment without references (0 when it has no
  *                  entries); several, coldest first, where one does not give enough bytes
+ *
+ * Only memory of the space's own device counts, and only owners there are asked to give.
  *
  * A step of the third kind compares the two and takes the colder, so memory of other spaces that
  * is empty goes first, and all that may go goes last, when the own space has nothing left.
@@ -30,6 +33,7 @@ struct plan {
     struct kvi_dir_open *open;
     struct kvi_dir_request *request;
     struct kvi_dir_space *space;
+    struct kvi_dir_memory *memory; /* of its device, the only one that is looked at */
     struct kvi_dir_client *client;
     int has_foreign; /* heap built */
     int has_whole;
@@ -134,7 +138,7 @@ static void start(struct plan *plan, uint32_t number)
 static enum step create_free(struct plan *plan)
 {
     while (lacking(plan) > 0 && may_create(plan) &&
-           plan->dir->free_bytes >= plan->space->geometry.segment_bytes) {
+           plan->memory->free_bytes >= plan->space->geometry.segment_bytes) {
         uint32_t number;
         int code;
 
@@ -155,7 +159,8 @@ static enum step create_free(struct plan *plan)
 static int may_take_foreign(const struct plan *plan, const struct kvi_dir_segment *segment)
 {
     return segment->state == KVI_SEGMENT_HANDED_IN && !is_own(plan, segment) &&
-           segment->referenced_count == 0;
+           segment->referenced_count == 0 &&
+           kvi_dir_device_of(plan->dir, segment) == plan->space->device;
 }
 
 static void build_foreign(struct plan *plan)
@@ -164,7 +169,7 @@ static void build_foreign(struct plan *plan)
 
     plan->has_foreign = 1;
     dir->foreign.count = 0;
-    if (dir->segment_count == plan->space->segment_count)
+    if (plan->memory->segment_count == plan->space->segment_count)
         return;
     for (uint32_t number = 0; number < dir->segment_high; number++)
         if (may_take_foreign(plan, &dir->segments[number]))
@@ -177,7 +182,7 @@ static void build_foreign(struct plan *plan)
 static uint64_t foreign_cold(struct plan *plan)
 {
     struct kvi_dir *dir = plan->dir;
-    uint64_t bytes = dir->free_bytes;
+    uint64_t bytes = plan->memory->free_bytes;
 
     if (!may_create(plan))
         return UINT64_MAX;
@@ -195,18 +200,48 @@ static uint64_t foreign_cold(struct plan *plan)
     return dir->foreign.items[dir->foreign.count].key;
 }
 
-/* Drop those that foreign_cold() chose, and make a segment of their bytes. */
+/* A handle belongs to one sharing domain for life, so inside it the memory may stay what it is. */
+static int may_move(const struct plan *plan, const struct kvi_dir_segment *segment)
+{
+    return segment->bytes == plan->space->geometry.segment_bytes &&
+           strcmp(plan->dir->spaces[segment->space].domain, plan->space->domain) == 0;
+}
+
+static enum step failed_step(int code)
+{
+    return code == KVMEM_E_NO_MEMORY ? STEP_NO_MEMORY : STEP_NONE;
+}
+
+static enum step move(struct plan *plan, uint32_t number)
+{
+    struct kvi_dir *dir = plan->dir;
+    struct kvi_dir_segment *segment = &dir->segments[number];
+    int code = kvi_dir_segment_move(dir, number, plan->open);
+
+    if (code != 0)
+        return failed_step(code);
+    plan->chosen = 0;
+    plan->has_foreign = 0;
+    plan->request->granted += segment->block_count;
+    kvi_dir_grant_segment(dir, plan->open, number, 0);
+    kvi_dir_grant_blocks(dir, plan->open, segment, 0, segment->block_count);
+    return STEP_FOUND;
+}
+
+/* Drop those that foreign_cold() chose, and make a segment of their bytes; or move the one. */
 static enum step take_foreign(struct plan *plan)
 {
     struct kvi_dir *dir = plan->dir;
-    uint32_t number;
+    uint32_t number = (uint32_t)dir->foreign.items[dir->foreign.count].value;
     int code;
 
     if (kvi_dir_client_fd_room(dir, plan->client) == 0)
         return STEP_HELD;
+    if (plan->chosen == 1 && may_move(plan, &dir->segments[number]))
+        return move(plan, number);
     code = kvi_dir_segment_prepare(dir, plan->space, &number);
     if (code != 0)
-        return code == KVMEM_E_NO_MEMORY ? STEP_NO_MEMORY : STEP_NONE;
+        return failed_step(code);
     for (uint32_t i = plan->chosen; i > 0; i--) {
         uint32_t victim = (uint32_t)dir->foreign.items[dir->foreign.count + i - 1].value;
         struct kvi_dir_space *space = &dir->spaces[dir->segments[victim].space];
@@ -216,7 +251,7 @@ static enum step take_foreign(struct plan *plan)
     }
     plan->chosen = 0;
     plan->has_foreign = 0; /* settling may have dropped more of that space */
-    if (dir->free_bytes < plan->space->geometry.segment_bytes) {
+    if (plan->memory->free_bytes < plan->space->geometry.segment_bytes) {
         kvi_dir_segment_abandon(dir, number); /* they drain first: the request will wait */
         return STEP_NONE;
     }
@@ -407,6 +442,7 @@ enum kvi_dir_plan kvi_dir_plan(struct kvi_dir *dir, struct kvi_dir_open *open)
                         .open = open,
                         .request = &open->request,
                         .space = &dir->spaces[open->space],
+                        .memory = kvi_dir_memory_of(dir, &dir->spaces[open->space]),
                         .client = &dir->clients[open->client]};
     enum step step = adopt_idle(&plan);
 
@@ -425,7 +461,7 @@ uint64_t kvi_dir_obtainable_blocks(const struct kvi_dir *dir, const struct kvi_d
 {
     const struct kvi_dir_space *space = &dir->spaces[open->space];
     uint64_t segment_bytes = space->geometry.segment_bytes;
-    uint64_t bytes = dir->free_bytes;
+    uint64_t bytes = dir->memory[space->device].free_bytes;
     uint64_t segments;
     uint64_t blocks = 0;
 
@@ -433,7 +469,8 @@ uint64_t kvi_dir_obtainable_blocks(const struct kvi_dir *dir, const struct kvi_d
         const struct kvi_dir_segment *s = &dir->segments[i];
 
         if (s->space != open->space) {
-            if (s->state == KVI_SEGMENT_HANDED_IN && s->referenced_count == 0)
+            if (s->state == KVI_SEGMENT_HANDED_IN && s->referenced_count == 0 &&
+                kvi_dir_device_of(dir, s) == space->device)
                 bytes += s->bytes;
         } else if (s->state == KVI_SEGMENT_HANDED_IN) {
             blocks += s->block_count - s->referenced_count;

@@ -71,17 +71,29 @@ static void add_segment(const struct kvi_dir *dir, const struct kvi_dir_segment 
         out->owned_segments++;
 }
 
+/* All devices together; the granule is the smallest one. */
+static void add_devices(const struct kvi_dir *dir, struct kvi_msg_stats_reply *out)
+{
+    out->granule_bytes = UINT64_MAX;
+    for (uint32_t i = 0; i < dir->options.device_count; i++) {
+        const struct kvi_dir_device *device = &dir->options.devices[i];
+
+        out->device_bytes += device->device_bytes;
+        out->free_bytes += dir->memory[i].free_bytes;
+        out->segment_count += dir->memory[i].segment_count;
+        if (device->granule_bytes < out->granule_bytes)
+            out->granule_bytes = device->granule_bytes;
+    }
+    out->segment_bytes = out->device_bytes - out->free_bytes;
+}
+
 void kvi_dir_stats(const struct kvi_dir *dir, struct kvi_msg_stats_reply *out)
 {
     const struct kvi_header header = out->header;
 
     *out = dir->totals;
     out->header = header;
-    out->device_bytes = dir->options.devices[0].device_bytes;
-    out->segment_bytes = dir->options.devices[0].device_bytes - dir->free_bytes;
-    out->free_bytes = dir->free_bytes;
-    out->granule_bytes = dir->options.devices[0].granule_bytes;
-    out->segment_count = dir->segment_count;
+    add_devices(dir, out);
     for (uint32_t i = 0; i < dir->segment_high; i++)
         add_segment(dir, &dir->segments[i], out);
     for (uint32_t i = 0; i < dir->options.space_limit; i++)
@@ -347,6 +359,15 @@ void kvi_dir_report_segments(struct kvi_dir *dir, struct kvi_dir_client *client,
 
 /* ---- the check ---- */
 
+static uint32_t segment_total(const struct kvi_dir *dir)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < dir->options.device_count; i++)
+        count += dir->memory[i].segment_count;
+    return count;
+}
+
 void kvi_dir_report_check(struct kvi_dir *dir, struct kvi_dir_client *client,
                           const struct kvi_msg_check *m)
 {
@@ -368,7 +389,7 @@ void kvi_dir_report_check(struct kvi_dir *dir, struct kvi_dir_client *client,
     if (reply.duration_ns >= CHECK_IS_LONG_NS)
         dir->check_after_ns = start_ns + reply.duration_ns * CHECK_SHARE;
     if (code == 0)
-        snprintf(text, sizeof(text), "verified %u segments and %llu entries", dir->segment_count,
+        snprintf(text, sizeof(text), "verified %u segments and %llu entries", segment_total(dir),
                  (unsigned long long)dir->index.entry_count);
     memcpy(reply.text, text, strnlen(text, sizeof(text) - 1));
     kvi_dir_reply(dir, client, &reply);
@@ -392,9 +413,9 @@ void kvi_dir_report_devices(struct kvi_dir *dir, struct kvi_dir_client *client,
             .kind = device->kind,
             .flags = device->exit_proves_nothing ? KVI_DEVICE_MPS : 0,
             .device_bytes = device->device_bytes,
-            .free_bytes = dir->free_bytes,
+            .free_bytes = dir->memory[i].free_bytes,
             .granule_bytes = device->granule_bytes,
-            .segment_count = dir->segment_count,
+            .segment_count = dir->memory[i].segment_count,
         };
         if (dir->env.device_is_stuck)
             rows[i].state = (uint32_t)dir->env.device_is_stuck(dir->env.context, i);

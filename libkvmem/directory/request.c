@@ -163,11 +163,12 @@ static void press(struct kvi_dir *dir, struct kvi_dir_open *owner, uint64_t want
     kvi_dir_reply(dir, &dir->clients[owner->client], &pressure);
 }
 
-static int may_help(const struct kvi_dir_open *asker, const struct kvi_dir_open *owner,
-                    int same_space)
+static int may_help(const struct kvi_dir *dir, const struct kvi_dir_open *asker,
+                    const struct kvi_dir_open *owner, int same_space)
 {
     return owner->client != asker->client && owner->owned_segments > 0 &&
-           (!same_space || owner->space == asker->space);
+           (!same_space || owner->space == asker->space) &&
+           dir->spaces[owner->space].device == dir->spaces[asker->space].device;
 }
 
 /* Memory on its way back of which no owner must be reminded: a dead client's, a draining
@@ -178,7 +179,8 @@ static int is_memory_coming(const struct kvi_dir *dir, const struct kvi_dir_open
     for (uint32_t i = 0; i < dir->segment_high; i++) {
         const struct kvi_dir_segment *segment = &dir->segments[i];
 
-        if ((same_space && segment->space != asker->space) || segment->state == KVI_SEGMENT_FREE)
+        if ((same_space && segment->space != asker->space) || segment->state == KVI_SEGMENT_FREE ||
+            kvi_dir_device_of(dir, segment) != dir->spaces[asker->space].device)
             continue;
         if (segment->state == KVI_SEGMENT_DRAINING ||
             (segment->state == KVI_SEGMENT_CREATING && segment->owner == KVI_NO_CLIENT))
@@ -204,7 +206,7 @@ static int ask_owners(struct kvi_dir *dir, struct kvi_dir_open *asker, uint64_t 
         if (dir->clients[i].state != KVI_DIR_CLIENT_ALIVE)
             continue;
         for (struct kvi_dir_open *open = dir->clients[i].opens; open; open = open->next)
-            if (may_help(asker, open, same_space))
+            if (may_help(dir, asker, open, same_space))
                 kvi_heap_append(heap, UINT32_MAX - open->owned_segments,
                                 (uint64_t)i << 32 | open->space);
     }
@@ -261,10 +263,10 @@ static void refuse_for(struct kvi_dir *dir, struct kvi_dir_open *open, int code)
     } else if (code == KVMEM_E_DEVICE_FULL) {
         dir->totals.refusals++;
         kvi_dir_refuse(dir, client, KVI_OP_BLOCKS_REQUEST, serial, code,
-                       "blocks_request: of %llu device bytes %llu are free and no others may be "
-                       "taken",
-                       (unsigned long long)dir->options.devices[0].device_bytes,
-                       (unsigned long long)dir->free_bytes);
+                       "blocks_request: of %llu device bytes %llu are free on device %u and no "
+                       "others may be taken",
+                       (unsigned long long)dir->options.devices[space->device].device_bytes,
+                       (unsigned long long)dir->memory[space->device].free_bytes, space->device);
     } else {
         kvi_dir_refuse(dir, client, KVI_OP_BLOCKS_REQUEST, serial, code,
                        "blocks_request: a segment could not be created");

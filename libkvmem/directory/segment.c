@@ -8,11 +8,16 @@
  *        └───────── failed ──────┘          └──────────── adopt ───────────┘              │
  *                                      drop, where bytes in use stay ──▶ DRAINING ──unmapped
  *
+ * From HANDED_IN a segment may also move to another space of the same sharing domain and become
+ * OWNED there: number and memory stay, slot and generation are new.
+ *
  * A segment takes the lowest free number and the lowest free slot of its space; the slot's
  * generation counts up, so that a message about its predecessor is known as such. Records are
  * allocated before anything changes, and arrays of dropped segments are kept for the next one.
  *
- *   free_bytes + Σ bytes of segments that are not FREE = device bytes
+ * A segment lies on the device of its space:
+ *
+ *   a device's free_bytes + Σ bytes of its segments that are not FREE = its device_bytes
  *   a client's owned_segments, owned_bytes = its CREATING, OWNED and QUARANTINED segments
  *   a client's mapped_segments = segments whose mapper set has its bit
  */
@@ -92,17 +97,37 @@ static uint32_t lowest_free_slot(const struct kvi_dir_space *space)
     return slot;
 }
 
-static void free_place(struct kvi_dir *dir, uint32_t number)
+static void leave_slot(struct kvi_dir_space *space, uint32_t slot)
 {
-    struct kvi_dir_segment *segment = &dir->segments[number];
-    struct kvi_dir_space *space = &dir->spaces[segment->space];
-    uint32_t slot = segment->slot;
-
     space->slots[slot].segment = KVI_DIR_NONE;
     if (slot < space->slot_hint)
         space->slot_hint = slot;
     while (space->slot_high > 0 && space->slots[space->slot_high - 1].segment == KVI_DIR_NONE)
         space->slot_high--;
+}
+
+/* Take the slot that lowest_free_slot() found, in its next generation. */
+static void enter_slot(struct kvi_dir *dir, uint32_t number)
+{
+    struct kvi_dir_segment *segment = &dir->segments[number];
+    struct kvi_dir_space *space = &dir->spaces[segment->space];
+    struct kvi_dir_slot *slot = &space->slots[segment->slot];
+
+    slot->segment = number;
+    slot->generation = slot->generation == UINT32_MAX ? 1 : slot->generation + 1;
+    segment->generation = slot->generation;
+    if (space->slot_hint == segment->slot)
+        space->slot_hint++;
+    if (space->slot_high <= segment->slot)
+        space->slot_high = segment->slot + 1;
+    space->segment_count++;
+}
+
+static void free_place(struct kvi_dir *dir, uint32_t number)
+{
+    struct kvi_dir_segment *segment = &dir->segments[number];
+
+    leave_slot(&dir->spaces[segment->space], segment->slot);
     *segment = (struct kvi_dir_segment){.owner = KVI_NO_CLIENT};
     if (number < dir->segment_hint)
         dir->segment_hint = number;
@@ -110,33 +135,40 @@ static void free_place(struct kvi_dir *dir, uint32_t number)
         dir->segment_high--;
 }
 
+/* A segment of the space as it begins, FREE. */
+static struct kvi_dir_segment blank_segment(const struct kvi_dir *dir,
+                                            const struct kvi_dir_space *space, uint32_t slot,
+                                            void *records)
+{
+    struct kvi_dir_segment segment = {.entries = records,
+                                      .bytes = space->geometry.segment_bytes,
+                                      .block_count = space->geometry.blocks_per_segment,
+                                      .oldest = KVI_DIR_NONE,
+                                      .newest = KVI_DIR_NONE,
+                                      .owner = KVI_NO_CLIENT,
+                                      .slot = slot,
+                                      .space = (uint16_t)(space - dir->spaces),
+                                      .state = KVI_SEGMENT_FREE,
+                                      .next_ready = KVI_DIR_NONE};
+
+    segment.entry_bits = (uint64_t *)(segment.entries + segment.block_count);
+    return segment;
+}
+
 /* ---- creation ---- */
 
 int kvi_dir_segment_prepare(struct kvi_dir *dir, struct kvi_dir_space *space, uint32_t *number)
 {
-    uint32_t block_count = space->geometry.blocks_per_segment;
     uint32_t slot = lowest_free_slot(space);
-    struct kvi_dir_segment *segment;
     void *records;
 
     *number = lowest_free_number(dir);
     if (*number == dir->segment_limit || slot == space->segment_limit)
         return KVMEM_E_LIMIT;
-    records = take_records(dir, kvi_dir_records_bytes(block_count));
+    records = take_records(dir, kvi_dir_records_bytes(space->geometry.blocks_per_segment));
     if (!records)
         return KVMEM_E_NO_MEMORY;
-    segment = &dir->segments[*number];
-    *segment = (struct kvi_dir_segment){.entries = records,
-                                        .bytes = space->geometry.segment_bytes,
-                                        .block_count = block_count,
-                                        .oldest = KVI_DIR_NONE,
-                                        .newest = KVI_DIR_NONE,
-                                        .owner = KVI_NO_CLIENT,
-                                        .slot = slot,
-                                        .space = (uint16_t)(space - dir->spaces),
-                                        .state = KVI_SEGMENT_FREE,
-                                        .next_ready = KVI_DIR_NONE};
-    segment->entry_bits = (uint64_t *)(segment->entries + block_count);
+    dir->segments[*number] = blank_segment(dir, space, slot, records);
     return 0;
 }
 
@@ -176,37 +208,31 @@ void kvi_dir_segment_start(struct kvi_dir *dir, uint32_t number, struct kvi_dir_
 {
     struct kvi_dir_segment *segment = &dir->segments[number];
     struct kvi_dir_space *space = &dir->spaces[segment->space];
-    struct kvi_dir_slot *slot = &space->slots[segment->slot];
+    struct kvi_dir_memory *memory = kvi_dir_memory_of(dir, space);
 
-    assert(segment->bytes <= dir->free_bytes);
+    assert(segment->bytes <= memory->free_bytes);
     segment->state = KVI_SEGMENT_CREATING;
-    slot->segment = number;
-    slot->generation = slot->generation == UINT32_MAX ? 1 : slot->generation + 1;
-    segment->generation = slot->generation;
-    if (space->slot_hint == segment->slot)
-        space->slot_hint++;
-    if (space->slot_high <= segment->slot)
-        space->slot_high = segment->slot + 1;
+    enter_slot(dir, number);
     if (dir->segment_hint == number) /* not when lower numbers came free since it was chosen */
         dir->segment_hint++;
     if (dir->segment_high <= number)
         dir->segment_high = number + 1;
-    dir->free_bytes -= segment->bytes;
-    dir->segment_count++;
-    space->segment_count++;
+    memory->free_bytes -= segment->bytes;
+    memory->segment_count++;
     set_owner(dir, segment, open);
     dir->clients[open->client].fds_reserved++;
-    dir->env.segment_create(dir->env.context, number, 0, segment->bytes);
+    dir->env.segment_create(dir->env.context, number, space->device, segment->bytes);
 }
 
 /* Its memory is gone, or never came. */
 static void end_segment(struct kvi_dir *dir, uint32_t number)
 {
     struct kvi_dir_segment *segment = &dir->segments[number];
+    struct kvi_dir_space *space = &dir->spaces[segment->space];
 
-    dir->free_bytes += segment->bytes;
-    dir->segment_count--;
-    dir->spaces[segment->space].segment_count--;
+    kvi_dir_memory_of(dir, space)->free_bytes += segment->bytes;
+    kvi_dir_memory_of(dir, space)->segment_count--;
+    space->segment_count--;
     free_place(dir, number);
     dir->memory_came_back = 1;
 }
@@ -344,7 +370,8 @@ void kvi_dir_segment_drop(struct kvi_dir *dir, uint32_t number)
     keep_records(dir, segment->entries, kvi_dir_records_bytes(segment->block_count));
     segment->entries = NULL;
     segment->entry_bits = NULL;
-    announce_end(dir, number, dir->options.devices[0].releases_reclaim_mapped);
+    announce_end(dir, number,
+                 dir->options.devices[kvi_dir_device_of(dir, segment)].releases_reclaim_mapped);
     if (segment->mapper_count > 0) {
         segment->state = KVI_SEGMENT_DRAINING;
         return;
@@ -352,6 +379,38 @@ void kvi_dir_segment_drop(struct kvi_dir *dir, uint32_t number)
     dir->env.segment_release(dir->env.context, number);
     dir->totals.released_segments++;
     end_segment(dir, number);
+}
+
+int kvi_dir_segment_move(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open)
+{
+    struct kvi_dir_segment *segment = &dir->segments[number];
+    struct kvi_dir_space *from = &dir->spaces[segment->space], *to = &dir->spaces[open->space];
+    uint32_t slot = lowest_free_slot(to);
+    void *records = segment->entries;
+
+    assert(segment->state == KVI_SEGMENT_HANDED_IN && segment->referenced_count == 0);
+    assert(segment->bytes == to->geometry.segment_bytes && from->device == to->device);
+    if (slot == to->segment_limit)
+        return KVMEM_E_LIMIT;
+    if (segment->block_count != to->geometry.blocks_per_segment)
+        records = take_records(dir, kvi_dir_records_bytes(to->geometry.blocks_per_segment));
+    if (!records)
+        return KVMEM_E_NO_MEMORY;
+    if (segment->entry_count > 0)
+        dir->totals.evicted_segments++;
+    kvi_dir_entry_evict_all(dir, number);
+    announce_end(dir, number, 1);
+    if (records != segment->entries)
+        keep_records(dir, segment->entries, kvi_dir_records_bytes(segment->block_count));
+    leave_slot(from, segment->slot);
+    from->segment_count--;
+    *segment = blank_segment(dir, to, slot, records);
+    segment->state = KVI_SEGMENT_OWNED;
+    enter_slot(dir, number);
+    set_owner(dir, segment, open);
+    dir->moved_segments++;
+    kvi_dir_space_settle(dir, from);
+    return 0;
 }
 
 /* ---- messages ---- */

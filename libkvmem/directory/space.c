@@ -8,6 +8,9 @@
  *   clients = 0 and entries = 0  ⇒  its HANDED_IN segments are released
  *   clients = 0 and segments = 0 ⇒  the space ends, its id is stale, its name is free
  *
+ * All of a space lies on one device, which its first opener names or leaves to us. Eviction,
+ * adoption and pressure never look beyond it.
+ *
  * The id is number | generation << 8, so that an id of a space that ended is never taken for the
  * next one in its place. The first opener sets geometry, fingerprint and quota.
  */
@@ -56,6 +59,12 @@ struct kvi_dir_open *kvi_dir_open_need(struct kvi_dir *dir, const struct kvi_dir
 
 /* ---- what may be opened ---- */
 
+/* Where a space lies and how. */
+struct place {
+    uint32_t device;
+    struct kvmem_geometry geometry;
+};
+
 /* A refusal before it is sent. */
 struct refusal {
     int code;
@@ -86,14 +95,50 @@ static int check_supported(const struct kvi_dir *dir, const struct kvi_msg_space
         return refuse(r, KVMEM_E_INVALID, "space_open.shard_index: is not below shard_count");
     if (m->flags & 0xfe)
         return refuse(r, KVMEM_E_INVALID, "space_open.flags: bits 1 to 7 are not defined");
-    if (m->flags >> 8 > dir->options.device_count)
-        return refuse(r, KVMEM_E_INVALID, "space_open.flags: there is no such device");
+    if (m->flags >> 8 > dir->options.device_count) {
+        r->code = KVMEM_E_INVALID;
+        snprintf(r->text, sizeof(r->text), "space_open.flags: device %u is outside 0..%u",
+                 (m->flags >> 8) - 1, dir->options.device_count - 1);
+        return r->code;
+    }
     if (m->layout == KVMEM_LAYOUT_PER_LAYER)
         return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.layout: 4 is not supported yet");
     return 0;
 }
 
-static int plan_geometry(const struct kvi_dir *dir, const struct kvi_msg_space_open *m,
+/* Version 1 knows of one device and of no flags. */
+static int check_version(const struct kvi_dir_client *client, const struct kvi_dir_space *space,
+                         const struct kvi_msg_space_open *m, struct refusal *r)
+{
+    if (client->version >= KVI_VERSION_FENCES)
+        return 0;
+    if (m->flags != 0)
+        return refuse(r, KVMEM_E_INVALID, "space_open.flags: version 1 defines none");
+    if (space && space->device != 0)
+        return refuse(
+            r, KVMEM_E_NOT_SUPPORTED,
+            "space_open.name: the space is not on the first device, which needs version 2 "
+            "of the protocol");
+    return 0;
+}
+
+/* The device of a new space: the one that was named, or that with the most free bytes. */
+static uint32_t choose_device(const struct kvi_dir *dir, const struct kvi_dir_client *client,
+                              const struct kvi_msg_space_open *m)
+{
+    uint32_t best = 0;
+
+    if (client->version < KVI_VERSION_FENCES)
+        return 0; /* knows of no other */
+    if (m->flags >> 8 != 0)
+        return (m->flags >> 8) - 1;
+    for (uint32_t i = 1; i < dir->options.device_count; i++)
+        if (dir->memory[i].free_bytes > dir->memory[best].free_bytes)
+            best = i;
+    return best;
+}
+
+static int plan_geometry(const struct kvi_dir_device *device, const struct kvi_msg_space_open *m,
                          const struct kvi_rec_group *group, struct kvmem_geometry *geometry,
                          struct refusal *r)
 {
@@ -110,9 +155,8 @@ static int plan_geometry(const struct kvi_dir *dir, const struct kvi_msg_space_o
                                              .flags = m->flags & KVI_SPACE_REGIONS,
                                              .block_tokens = m->block_tokens,
                                              .group = &options,
-                                             .device_bytes = dir->options.devices[0].device_bytes,
-                                             .granule_bytes =
-                                                 dir->options.devices[0].granule_bytes};
+                                             .device_bytes = device->device_bytes,
+                                             .granule_bytes = device->granule_bytes};
     int code;
 
     if (group->window_tokens != 0)
@@ -147,6 +191,8 @@ static const char *difference(const struct kvi_dir_space *space, const struct kv
         return "flags";
     if (m->quota_bytes != 0 && space->quota_bytes != m->quota_bytes)
         return "quota_bytes";
+    if (m->flags >> 8 != 0 && space->device != (m->flags >> 8) - 1)
+        return "flags (device)";
 #define SAME_FIELD(name)                  \
     if (space->group.name != group->name) \
         return "group." #name;
@@ -190,7 +236,7 @@ void kvi_dir_space_fini(struct kvi_dir *dir, struct kvi_dir_space *space)
 /* A new space in the first free place; NULL with a refusal when there is none, or no memory. */
 static struct kvi_dir_space *create_space(struct kvi_dir *dir, const struct kvi_msg_space_open *m,
                                           const struct kvi_rec_group *group,
-                                          const struct kvmem_geometry *geometry, struct refusal *r)
+                                          const struct place *place, struct refusal *r)
 {
     struct kvi_dir_space *space = dir->spaces;
     uint32_t generation;
@@ -207,8 +253,9 @@ static struct kvi_dir_space *create_space(struct kvi_dir *dir, const struct kvi_
                                     .layout = m->layout,
                                     .flags = m->flags & KVI_SPACE_REGIONS,
                                     .group = *group,
-                                    .geometry = *geometry,
-                                    .segment_limit = geometry->segment_limit};
+                                    .device = place->device,
+                                    .geometry = place->geometry,
+                                    .segment_limit = place->geometry.segment_limit};
     space->slots = kvi_allocate(&dir->env.alloc, slots_bytes(space));
     if (!space->slots) {
         refuse(r, KVMEM_E_NO_MEMORY, "space_open: no memory for the records of the space");
@@ -261,15 +308,21 @@ void kvi_dir_open_free(struct kvi_dir *dir, struct kvi_dir_open *open)
     kvi_release(&dir->env.alloc, open, sizeof(*open));
 }
 
-/* Most entries that the device can hold: all of it in the smallest stride. */
+/* Most entries that the devices can hold: each in the smallest stride of its spaces. */
 static uint64_t most_entries(const struct kvi_dir *dir)
 {
-    uint64_t stride = UINT64_MAX;
+    uint64_t count = 0;
 
-    for (uint32_t i = 0; i < dir->options.space_limit; i++)
-        if (dir->spaces[i].is_used && dir->spaces[i].geometry.index_stride_bytes < stride)
-            stride = dir->spaces[i].geometry.index_stride_bytes;
-    return dir->options.devices[0].device_bytes / stride;
+    for (uint32_t device = 0; device < dir->options.device_count; device++) {
+        uint64_t stride = UINT64_MAX;
+
+        for (uint32_t i = 0; i < dir->options.space_limit; i++)
+            if (dir->spaces[i].is_used && dir->spaces[i].device == device &&
+                dir->spaces[i].geometry.index_stride_bytes < stride)
+                stride = dir->spaces[i].geometry.index_stride_bytes;
+        count += dir->options.devices[device].device_bytes / stride;
+    }
+    return count;
 }
 
 static struct kvi_dir_open *create_open(struct kvi_dir *dir, struct kvi_dir_client *client,
@@ -306,20 +359,21 @@ static void send_opened(struct kvi_dir *dir, struct kvi_dir_client *client,
     opened.index_stride_bytes = space->geometry.index_stride_bytes;
     opened.obtainable_blocks = kvi_dir_obtainable_blocks(dir, open);
     opened.segment_limit = space->segment_limit;
+    opened.device = space->device;
     kvi_dir_reply(dir, client, &opened);
 }
 
 /* Everything is checked; 0 or a refusal. */
 static int open_checked(struct kvi_dir *dir, struct kvi_dir_client *client,
                         const struct kvi_msg_space_open *m, const struct kvi_rec_group *group,
-                        const struct kvmem_geometry *geometry, struct refusal *r)
+                        const struct place *place, struct refusal *r)
 {
     struct kvi_dir_space *space = find_space(dir, m);
     struct kvi_dir_open *open;
     int is_new = !space;
 
     if (is_new)
-        space = create_space(dir, m, group, geometry, r);
+        space = create_space(dir, m, group, place, r);
     if (!space)
         return r->code;
     open = create_open(dir, client, space);
@@ -337,14 +391,14 @@ void kvi_dir_space_open(struct kvi_dir *dir, struct kvi_dir_client *client,
 {
     const struct kvi_rec_group *group = kvi_wire_tail_const(m, 0);
     struct kvi_dir_space *space = find_space(dir, m);
-    struct kvmem_geometry geometry = {0};
+    struct place place = {.device = space ? space->device : choose_device(dir, client, m)};
     struct refusal r = {0};
     const char *field;
 
     if (dir->is_draining)
         refuse(&r, KVMEM_E_BUSY, "space_open: the daemon is ending");
-    else if (check_supported(dir, m, &r) == 0)
-        plan_geometry(dir, m, group, &geometry, &r);
+    else if (check_version(client, space, m, &r) == 0 && check_supported(dir, m, &r) == 0)
+        plan_geometry(&dir->options.devices[place.device], m, group, &place.geometry, &r);
     if (r.code == 0 && space && (field = difference(space, m, group)) != NULL) {
         r.code = KVMEM_E_EXISTS;
         snprintf(r.text, sizeof(r.text), "space_open.%s: the space '%s' exists with another one",
@@ -353,7 +407,7 @@ void kvi_dir_space_open(struct kvi_dir *dir, struct kvi_dir_client *client,
     if (r.code == 0 && space && kvi_dir_open_find(dir, client, kvi_dir_space_id(dir, space)))
         refuse(&r, KVMEM_E_BUSY, "space_open.name: the client has this space open already");
     if (r.code == 0)
-        open_checked(dir, client, m, group, &geometry, &r);
+        open_checked(dir, client, m, group, &place, &r);
     if (r.code != 0)
         kvi_dir_refuse(dir, client, KVI_OP_SPACE_OPEN, m->header.serial, r.code, "%s", r.text);
 }

@@ -102,3 +102,9 @@ int kvi_error_driver(int code, int driver_result, const char *format, ...)
     va_end(args);
     return code;
 }
+
+int kvi_error_restore(const struct kvmem_error_detail *detail)
+{
+    last_detail = *detail;
+    return detail->code;
+}

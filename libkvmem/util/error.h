@@ -19,4 +19,7 @@ int kvi_error_sys(int code, int errno_value, const char *format, ...)
 int kvi_error_driver(int code, int driver_result, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Make `detail`, kept from another thread, this thread's. Returns its code. */
+int kvi_error_restore(const struct kvmem_error_detail *detail);
+
 #endif

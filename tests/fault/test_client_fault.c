@@ -7,15 +7,18 @@
  */
 #include <criterion/criterion.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/backend_fault.h"
 #include "backend/backend_host.h"
+#include "support/random.h"
 #include "support/scripted.h"
 
 #define DEVICE_BYTES (64u * 4096u)
 #define NAMES        12u
+#define PATIENCE_NS  INT64_C(5000000000)
 
 struct world {
     struct kvt_memory memory;
@@ -27,11 +30,13 @@ struct world {
     struct kvmem_seq fork; /* its child: the tail is shared */
     struct kvmem_name names[NAMES];
     uint32_t fds;
+    bool has_helper;
 };
 
 static struct kvmem_client *connect_to(struct world *w, int *code)
 {
-    struct kvi_client_options options = {.backend = w->backend, .outbox_records = 1024};
+    struct kvi_client_options options = {
+        .backend = w->backend, .outbox_records = 1024, .has_helper = w->has_helper};
     struct kvmem_client *client = NULL;
     struct kvi_link *link;
 
@@ -40,18 +45,30 @@ static struct kvmem_client *connect_to(struct world *w, int *code)
     return client;
 }
 
-static void world_init(struct world *w)
+static void world_init_with(struct world *w, bool has_helper)
 {
     struct kvi_backend_host_options options = {.options_bytes = sizeof(options),
                                                .granule_bytes = 4096};
 
     memset(w, 0, sizeof(*w));
+    w->has_helper = has_helper;
     w->fds = kvt_open_fds();
     kvt_memory_init(&w->memory);
     cr_assert(kvi_backend_host_create(&options, &w->host) == 0);
     cr_assert(kvi_backend_fault_create(w->host, &w->backend) == 0);
     for (uint32_t i = 0; i < NAMES; i++)
         w->names[i].bytes[0] = (uint8_t)(i + 1);
+}
+
+static void world_init(struct world *w)
+{
+    world_init_with(w, false);
+}
+
+/* Without a helper an embedded client has all it asked for at once. */
+static int64_t patience_ns(const struct world *w)
+{
+    return w->has_helper ? PATIENCE_NS : 0;
 }
 
 static void world_fini(struct world *w)
@@ -82,7 +99,7 @@ static void world_fill(struct world *w)
     w->client = connect_to(w, &code);
     cr_assert(code == 0);
     cr_assert(kvmem_space_open(w->client, &options, &w->space) == 0);
-    cr_assert(kvmem_space_reserve(w->space, 24, 0) == 0);
+    cr_assert(kvmem_space_reserve(w->space, 24, patience_ns(w)) == 0);
     cr_assert(kvmem_seq_create(w->space, &first) == 0);
     cr_assert(kvmem_seq_append(w->space, first, 32, kvmem_fence_none()) == 0);
     cr_assert(kvmem_seq_commit(w->space, first, 32) == 0);
@@ -320,7 +337,7 @@ Test(client_fault, nth_backend_call_of_each_operation, .timeout = 120)
 }
 
 /* A segment that cannot be mapped goes back; the client lives and gets it at the next request. */
-Test(client_fault, grants_that_cannot_be_mapped_go_back, .timeout = 60)
+static void grants_go_back(bool has_helper)
 {
     static const enum kvi_backend_call calls[] = {KVI_BACKEND_CALL_SEGMENT_IMPORT,
                                                   KVI_BACKEND_CALL_MAP};
@@ -330,14 +347,15 @@ Test(client_fault, grants_that_cannot_be_mapped_go_back, .timeout = 60)
             struct kvmem_capacity capacity = {.size = sizeof(capacity)};
             struct world w;
 
-            world_init(&w);
+            world_init_with(&w, has_helper);
             world_fill(&w);
             cr_assert(kvi_backend_fault_arm(w.backend, calls[i], n, KVMEM_E_SYSTEM, false) == 0);
-            (void)kvmem_space_reserve(w.space, 40, 0);
+            (void)kvmem_space_reserve(w.space, 40, patience_ns(&w));
             cr_assert(kvi_backend_fault_fired(w.backend) == 1);
             look(&w);
             cr_assert(kvmem_client_dispatch(w.client, 0) >= 0);
-            cr_assert(kvmem_space_reserve(w.space, 48, 0) == 0, "%s", kvmem_error_detail()->text);
+            cr_assert(kvmem_space_reserve(w.space, 48, patience_ns(&w)) == 0, "%s",
+                      kvmem_error_detail()->text);
             cr_assert(kvmem_space_capacity(w.space, &capacity) == 0);
             cr_assert(capacity.free_blocks >= 48);
             look(&w);
@@ -346,15 +364,21 @@ Test(client_fault, grants_that_cannot_be_mapped_go_back, .timeout = 60)
     }
 }
 
+Test(client_fault, grants_that_cannot_be_mapped_go_back, .timeout = 60)
+{
+    grants_go_back(false);
+    grants_go_back(true);
+}
+
 /* A mapping that cannot be made read-only keeps its segment; one that cannot be made writable
  * again hands it in again. */
-Test(client_fault, access_that_cannot_be_changed, .timeout = 60)
+static void access_stays(bool has_helper)
 {
     for (uint64_t n = 1; n < 8; n++) {
         struct world w;
         int trimmed, all;
 
-        world_init(&w);
+        world_init_with(&w, has_helper);
         world_fill(&w);
         cr_assert(kvmem_seq_free(w.space, w.seq, kvmem_fence_none()) == 0);
         cr_assert(kvmem_seq_free(w.space, w.fork, kvmem_fence_none()) == 0);
@@ -371,8 +395,83 @@ Test(client_fault, access_that_cannot_be_changed, .timeout = 60)
         look(&w);
         kvi_backend_fault_disarm(w.backend);
         cr_assert(kvmem_client_dispatch(w.client, 0) >= 0);
-        cr_assert(kvmem_space_reserve(w.space, 8, 0) == 0, "%s", kvmem_error_detail()->text);
+        cr_assert(kvmem_space_reserve(w.space, 8, patience_ns(&w)) == 0, "%s",
+                  kvmem_error_detail()->text);
         look(&w);
         world_fini(&w);
+    }
+}
+
+Test(client_fault, access_that_cannot_be_changed, .timeout = 120)
+{
+    access_stays(false);
+    access_stays(true);
+}
+
+/* Any backend call of the helper fails now and then while an engine goes on: after each step the
+ * client's equations hold, and once nothing fails any more it gets its memory. */
+static void one_step(struct world *w, uint64_t *seed)
+{
+    struct kvmem_seq seq;
+    int32_t blocks[8];
+    int hits;
+
+    switch (kvt_random(seed) % 6) {
+    case 0:
+    case 1:
+        if (kvmem_seq_create(w->space, &seq) == 0) {
+            uint32_t tokens = (uint32_t)(kvt_random(seed) % 160);
+
+            if (kvmem_seq_append(w->space, seq, tokens, kvmem_fence_none()) == 0 && tokens >= 16) {
+                cr_assert(kvmem_seq_commit(w->space, seq, tokens) == 0);
+                (void)kvmem_seq_publish(w->space, seq, 0, 4, w->names, kvmem_fence_none());
+            }
+            cr_assert(kvmem_seq_free(w->space, seq, kvmem_fence_none()) == 0);
+        }
+        break;
+    case 2: (void)kvmem_space_trim(w->space); break;
+    case 3: (void)kvmem_space_reserve(w->space, kvt_random(seed) % 120, 0); break;
+    case 4:
+        hits = kvmem_prefix_lookup(w->space, 8, w->names, blocks, NULL);
+        if (hits > 0)
+            cr_assert(kvmem_prefix_release(w->space, (uint32_t)hits, blocks, kvmem_fence_none()) ==
+                      0);
+        break;
+    default: cr_assert(kvmem_client_dispatch(w->client, 0) >= 0);
+    }
+}
+
+static void random_failures(bool has_helper, uint64_t seed)
+{
+    static const enum kvi_backend_call calls[] = {
+        KVI_BACKEND_CALL_SEGMENT_IMPORT, KVI_BACKEND_CALL_MAP, KVI_BACKEND_CALL_SET_ACCESS};
+    struct world w;
+
+    printf("client faults: helper %d, seed %#" PRIx64 "\n", has_helper, seed);
+    world_init_with(&w, has_helper);
+    world_fill(&w);
+    for (uint32_t step = 0; step < 2000; step++) {
+        if (kvt_random(&seed) % 4 == 0)
+            cr_assert(kvi_backend_fault_arm(w.backend, calls[kvt_random(&seed) % 3],
+                                            1 + kvt_random(&seed) % 3, KVMEM_E_DEVICE_FULL,
+                                            false) == 0);
+        one_step(&w, &seed);
+        cr_assert(kvmem_client_check(w.client) == 0, "step %u: %s", step,
+                  kvmem_error_detail()->text);
+    }
+    cr_assert(kvi_backend_fault_fired(w.backend) >= 100);
+    kvi_backend_fault_disarm(w.backend);
+    cr_assert(kvmem_client_dispatch(w.client, 0) >= 0);
+    cr_assert(kvmem_space_trim(w.space) >= 0);
+    cr_assert(kvmem_space_reserve(w.space, 40, PATIENCE_NS) == 0, "%s", kvmem_error_detail()->text);
+    look(&w);
+    world_fini(&w);
+}
+
+Test(client_fault, calls_that_fail_at_random, .timeout = 120)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        random_failures(false, seed);
+        random_failures(true, seed);
     }
 }

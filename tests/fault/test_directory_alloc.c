@@ -170,6 +170,29 @@ Test(alloc, blocks_request_takes_nothing_from_others_in_vain)
     cr_assert_eq(kvt_peek(world, second, other, 1, 88), 88);
 }
 
+static uint32_t tiny;
+
+static void move_one(void)
+{
+    kvt_request(world, second, tiny, 8, 0);
+}
+
+Test(alloc, blocks_request_that_moves_segments)
+{
+    struct kvt_granted rest = kvt_get(world, first, space, 88);
+    uint64_t created = kvt_stats(world).created_segments;
+
+    kvt_release(world, first, space, 8, got.blocks);
+    for (uint32_t i = 0; i < got.segment_count; i++)
+        kvt_hand_in(world, first, space, got.segments[i].slot, got.segments[i].generation);
+    cr_assert_eq(rest.block_count, 88);
+    tiny = kvt_space(world, second, "tiny", KVT_TINY, 0);
+    cr_assert_eq(fail_each(move_one, second), 1); /* its records */
+    cr_assert_eq(kvt_take_grants(world, second).block_count, 8);
+    cr_assert_eq(kvt_stats(world).created_segments, created);
+    cr_assert_eq(kvt_stats(world).released_segments, 0);
+}
+
 static void pin_two(void)
 {
     kvt_pin(world, first, space, 2, (uint32_t[]){1, 2}, 0);
@@ -191,12 +214,23 @@ Test(alloc, pin)
 
 static void look_up(void)
 {
-    kvt_lookup(world, first, space, 6, (uint32_t[]){1, 2, 3, 4, 5, 6}, 0);
+    kvt_lookup(world, first, space, 8, (uint32_t[]){1, 2, 3, 4, 5, 6, 7, 8}, 0);
 }
 
+/* With fences that are not reached. */
 static void publish(void)
 {
-    kvt_publish(world, first, space, 2, (uint32_t[]){7, 8}, got.blocks + 6);
+    kvt_publish_fenced(world, first, space, 2, (uint32_t[]){7, 8}, got.blocks + 6,
+                       (struct kvt_fence[]){{1, 1}, {2, 1}});
+}
+
+static void timeline(void)
+{
+    struct kvi_msg_timeline_map m;
+
+    kvi_wire_begin(&m, KVI_OP_TIMELINE_MAP, 1);
+    m.is_own = 1;
+    kvt_deliver(world, first, &m);
 }
 
 static void release(void)
@@ -232,6 +266,7 @@ static void report(void)
     kvt_plain(world, first, KVI_OP_SPACES, 0);
     kvt_plain(world, first, KVI_OP_SEGMENTS, 0);
     kvt_plain(world, first, KVI_OP_CHECK, 0);
+    kvt_plain(world, first, KVI_OP_DEVICES, 0);
 }
 
 static void close_space(void)
@@ -254,8 +289,9 @@ static void join(void)
 
 Test(alloc, nothing_else_allocates)
 {
-    void (*const acts[])(void) = {look_up, hand_in,  adopt,       publish, release, map,
-                                  report,  unmapped, close_space, join,    leave};
+    void (*const acts[])(void) = {look_up,     hand_in, adopt, publish, look_up,
+                                  timeline,    release, map,   report,  unmapped,
+                                  close_space, join,    leave};
 
     for (size_t i = 0; i < sizeof(acts) / sizeof(acts[0]); i++)
         cr_assert_eq(fail_each(acts[i], first), 0, "act %zu", i);

@@ -164,6 +164,28 @@ static void case_streams_wait_for_fences(struct kvt_backend *t)
 
 /* ---- what the driver says to fds that are not what was promised ---- */
 
+/* Import, and map once if that is what finds out; nothing is left. */
+static int import_or_map(struct kvt_backend *t, int fd, uint64_t bytes, struct kvi_phys *phys)
+{
+    struct kvi_phys imported;
+    uint64_t base = 0;
+    int rc = kvi_backend_segment_import_consume(t->client, fd, bytes, &imported);
+
+    if (rc < 0)
+        return rc;
+    KVT_OK(t, kvi_backend_reserve(t->client, bytes, 0, &base));
+    rc = kvi_backend_map(t->client, imported, base, bytes, KVI_ACCESS_RO);
+    if (rc < 0) {
+        struct kvmem_error_detail detail = *kvmem_error_detail();
+
+        KVT_OK(t, kvi_backend_segment_release(t->client, imported));
+        KVT_OK(t, kvi_backend_unreserve(t->client, base, bytes));
+        return kvi_error_restore(&detail);
+    }
+    *phys = imported;
+    return 0;
+}
+
 static void import_answer(struct kvt_backend *t, const char *what, int fd, uint64_t bytes)
 {
     const struct kvmem_error_detail *detail = kvmem_error_detail();
@@ -174,7 +196,7 @@ static void import_answer(struct kvt_backend *t, const char *what, int fd, uint6
         printf("  not asked: no %s here\n", what);
         return;
     }
-    rc = kvi_backend_segment_import_consume(t->client, fd, bytes, &phys);
+    rc = import_or_map(t, fd, bytes, &phys);
     printf("{\"import_of\": \"%s\", \"code\": \"%s\", \"driver_result\": %d, \"text\": \"%s\"}\n",
            what, kvmem_error_name(rc), rc < 0 ? detail->driver_result : 0,
            rc < 0 ? detail->text : "");

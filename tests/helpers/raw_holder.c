@@ -6,6 +6,7 @@
  *
  *   j  join and be granted 64 blocks of the space "held"     c  close the connection, live on
  *   p  pass the connected socket to the test                 x  exit
+ *   t  ask for its timeline; lane 3 has reached 7            g  say goodbye
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "client/timeline.h"
 #include "support/raw_client.h"
 #include "support/spawn.h"
 
@@ -35,6 +37,15 @@ static int pass(void)
     return kvt_raw_send_bytes(&to_test, "p", 1, &client.fd, 1) == 0;
 }
 
+static int reach(void)
+{
+    struct kvi_lane *lanes = kvt_raw_timeline(&client, UINT32_MAX, &grant);
+
+    if (lanes != NULL)
+        kvi_lane_reach(&lanes[3], 7);
+    return lanes != NULL;
+}
+
 int main(int argc, char *argv[])
 {
     char order;
@@ -45,6 +56,8 @@ int main(int argc, char *argv[])
     while (recv(KVT_GIFT_FD, &order, 1, 0) == 1 && order != 'x') {
         answer = order;
         if (order == 'j' && !join(argv[1]))
+            answer = '!';
+        if ((order == 't' && !reach()) || (order == 'g' && !kvt_raw_goodbye(&client)))
             answer = '!';
         if (order == 'c')
             kvt_raw_close(&client);

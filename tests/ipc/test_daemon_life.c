@@ -314,8 +314,8 @@ Test(daemon_life, too_few_descriptors_are_refused_with_numbers)
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
     cr_assert_eq(kvt_daemon_run_other(&daemon_, options), 1);
     cr_assert(strstr(log_text(),
-                     "at most 1000 descriptors may be open here, 17312 are needed: "
-                     "one for each of 128 segments, 67 for each of 256 clients") != NULL,
+                     "at most 1000 descriptors may be open here, 17568 are needed: "
+                     "128 for segments and their devices, 68 for each of 256 clients") != NULL,
               "%s", text);
 }
 

@@ -92,11 +92,49 @@ Test(daemon_options, sizes_that_do_not_fit_together)
 
 Test(daemon_options, devices)
 {
-    is_refused("--device", "", "a device");
-    is_refused("--device", "gpu", "this version has: host");
-    is_refused("--device", "cuda", "this version has: host");
-    is_refused("--device", "cuda:0", "not supported yet");
-    is_refused("--device", "HOST", "this version has: host");
+    static const char *const bad[] = {
+        "",
+        "gpu",
+        "HOST",
+        "cuda",
+        "cuda:",
+        "cuda:-1",
+        "cuda:+1",
+        "cuda: 1",
+        "cuda:1x",
+        "cuda:256",
+        "CUDA:0",
+        "cuda:0,",
+        ",cuda:0",
+        "cuda:0,,cuda:1",
+        "cuda:0,1",
+        "cuda:0,host",
+        "host,cuda:0",
+        "host,host",
+        "cuda:0,cuda:0",
+        "cuda:1,cuda:0,cuda:01",
+        "cuda:18446744073709551616",
+        "cuda:0,cuda:1,cuda:2,cuda:3,cuda:4,cuda:5,cuda:6,cuda:7,cuda:8,cuda:9,cuda:10,cuda:11,"
+        "cuda:12,cuda:13,cuda:14,cuda:15,cuda:16"};
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        is_refused("--device", bad[i], "host or a list of 1 to 16 different GPUs");
+}
+
+Test(daemon_options, mps)
+{
+    static const char *const bad[] = {"", "yes", "ON", "1", "auto "};
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        is_refused("--mps", bad[i], "auto, on or off");
+}
+
+Test(daemon_options, a_gpu_has_the_granule_of_its_driver)
+{
+    cr_expect_eq(run("--device=cuda:0", "--granule-bytes", "2MiB", NULL), 2);
+    cr_expect(strstr(text, "--granule-bytes: '2097152' cannot be chosen with --device cuda:N: the "
+                           "driver decides") != NULL,
+              "%s", text);
 }
 
 Test(daemon_options, sockets)
@@ -127,10 +165,20 @@ Test(daemon_options, unknown_ones)
 
 Test(daemon_options, help_and_version)
 {
-    static const char *const words[] = {
-        "--device DEVICE", "--device-bytes SIZE", "--socket PATH",   "--granule-bytes SIZE",
-        "--help",          "--version",           "1MiB to 4TiB",    "Default: 1GiB",
-        "4KiB to 1GiB",    "Default: 64KiB",      "$XDG_RUNTIME_DIR"};
+    static const char *const words[] = {"--device DEVICE",
+                                        "--device-bytes SIZE",
+                                        "--socket PATH",
+                                        "--granule-bytes SIZE",
+                                        "--help",
+                                        "--version",
+                                        "1MiB to 4TiB",
+                                        "4KiB to 1GiB",
+                                        "Default: 64KiB",
+                                        "$XDG_RUNTIME_DIR",
+                                        "--mps WHEN",
+                                        "cuda:0,cuda:1",
+                                        "Default: 1GiB of the host",
+                                        "90 % of what is"};
 
     cr_expect_eq(run("--help", NULL, NULL, NULL), 0);
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)

@@ -10,12 +10,14 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <kvmem.h>
 
+#include "client/timeline.h"
 #include "support/daemon.h"
 #include "support/raw_client.h"
 
@@ -152,6 +154,89 @@ Test(daemon_reclaim, a_kill_reclaims_within_100_ms)
         cr_assert_eq(stats.owner_blocks, 0);
         cr_assert_eq(stats.leaked_blocks, 0);
     }
+}
+
+/* ---- timelines ---- */
+
+/* A holder with a timeline, and that page as the test sees it, whose client is next in number. */
+static struct kvi_lane *holder_lanes(struct holder *holder, struct kvt_raw *reader)
+{
+    struct kvi_lane *lanes;
+    uint32_t space;
+    uint32_t own;
+
+    holder_start(holder);
+    order(holder, 'j');
+    order(holder, 't');
+    cr_assert(kvt_raw_join(reader, daemon_.socket_path, "reader"));
+    cr_assert_null(kvt_raw_timeline(reader, 2 * KVI_LANE_COUNT, &message));
+    cr_assert_eq(message.as.error.code, KVMEM_E_PERMISSION, "it shares nothing with the holder");
+    cr_assert(kvt_raw_space_open(reader, "held", &space));
+    lanes = kvt_raw_timeline(reader, UINT32_MAX, &message);
+    cr_assert_not_null(lanes);
+    munmap(lanes, KVI_TIMELINE_BYTES);
+    own = message.as.timeline_fd.timeline;
+    cr_assert(own % KVI_LANE_COUNT == 0 && message.as.timeline_fd.client == reader->client);
+    lanes = kvt_raw_timeline(reader, own - KVI_LANE_COUNT + 5, &message);
+    cr_assert_not_null(lanes);
+    cr_assert_eq(message.as.timeline_fd.timeline, own - KVI_LANE_COUNT);
+    cr_assert_eq(kvi_lane_poll(&lanes[3], 7), KVI_LANE_REACHED);
+    cr_assert_eq(kvi_lane_poll(&lanes[3], 8), KVI_LANE_PENDING);
+    return lanes;
+}
+
+static void is_broken(const struct kvi_lane *lanes)
+{
+    uint64_t end_ns = kvt_now_ns() + (uint64_t)KVT_DAEMON_LIMIT;
+
+    while (kvi_lane_poll(&lanes[63], 1) == KVI_LANE_PENDING && kvt_now_ns() < end_ns)
+        kvt_sleep_ns(KVT_MS(1));
+    cr_assert_eq(kvi_lane_poll(&lanes[3], 7), KVI_LANE_REACHED, "that much was reached");
+    cr_assert_eq(kvi_lane_poll(&lanes[3], 8), KVI_LANE_IS_BROKEN);
+    cr_assert_eq(kvi_lane_poll(&lanes[63], 1), KVI_LANE_IS_BROKEN);
+}
+
+Test(daemon_reclaim, lanes_are_broken_when_the_producer_is_gone)
+{
+    int fds_before = kvt_process_fd_count(daemon_.process.pid);
+    struct kvt_raw reader;
+    struct holder holder;
+    struct kvi_lane *lanes = holder_lanes(&holder, &reader);
+
+    order(&holder, 'c');
+    cr_assert(kvt_daemon_logged(&daemon_, "closed by the client, without goodbye", KVT_MS(5000)));
+    cr_assert_eq(kvi_lane_poll(&lanes[3], 8), KVI_LANE_PENDING, "its process lives");
+    holder_end(&holder, SIGKILL);
+    is_broken(lanes);
+    cr_assert_null(kvt_raw_timeline(&reader, KVI_LANE_COUNT * 2, &message));
+    cr_assert_eq(message.as.error.code, KVMEM_E_NOT_FOUND);
+    cr_assert(kvt_raw_goodbye(&reader));
+    kvt_raw_close(&reader);
+    cr_assert_geq(reclaimed_ns(2, KVT_MS(5000)), 0);
+    cr_assert_eq(kvi_lane_poll(&lanes[3], 8), KVI_LANE_IS_BROKEN, "who has it mapped keeps it");
+    munmap(lanes, KVI_TIMELINE_BYTES);
+    cr_assert_leq(kvt_process_fd_count(daemon_.process.pid), fds_before + 2, "a segment is left");
+}
+
+Test(daemon_reclaim, lanes_are_broken_by_goodbye_and_not_by_the_daemons_end)
+{
+    struct kvt_raw reader;
+    struct holder holder;
+    struct kvi_lane *lanes = holder_lanes(&holder, &reader);
+
+    order(&holder, 'g');
+    is_broken(lanes);
+    munmap(lanes, KVI_TIMELINE_BYTES);
+    holder_end(&holder, 0);
+    lanes = kvt_raw_timeline(&reader, UINT32_MAX, &message);
+    cr_assert_not_null(lanes);
+    cr_assert_eq(kvt_daemon_stop(&daemon_), 0);
+    cr_assert_eq(kvi_lane_poll(&lanes[0], 1), KVI_LANE_PENDING, "this process lives on");
+    munmap(lanes, KVI_TIMELINE_BYTES);
+    kvt_raw_close(&reader);
+    kvt_raw_close(&watcher);
+    kvt_daemon_start(&daemon_, NULL);
+    cr_assert(kvt_raw_join(&watcher, daemon_.socket_path, "watcher"));
 }
 
 Test(daemon_reclaim, a_stopped_process_keeps_what_it_has)

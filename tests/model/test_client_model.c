@@ -643,12 +643,13 @@ static void step(struct model *m)
 
 /* ---- a run ---- */
 
-static void begin(struct model *m, uint64_t device_bytes, uint64_t seed)
+static void begin(struct model *m, uint64_t device_bytes, uint64_t seed, uint32_t flags)
 {
     struct kvmem_embed_options embed = {.size = sizeof(embed),
                                         .device_bytes = device_bytes,
                                         .granule_bytes = 4096,
-                                        .outbox_records = 1024};
+                                        .outbox_records = 1024,
+                                        .flags = flags};
     struct kvmem_space_options options = {.size = sizeof(options),
                                           .name = "model",
                                           .block_tokens = BLOCK_TOKENS,
@@ -693,15 +694,27 @@ static void assert_rare_ones(const struct model *m)
     cr_assert(m->refusals >= RARE, "refusals");
 }
 
+/* Who made them: one thread or the other. (Look-ups alone map on this one, and find all mapped.) */
+static void assert_driver_calls(const struct model *m, bool has_helper)
+{
+    struct kvmem_client_stats stats = {.size = sizeof(stats)};
+
+    cr_assert(kvmem_client_stats(m->client, &stats) == 0);
+    printf("client model: %" PRIu64 " mappings by the helper, %" PRIu64 " inline\n",
+           stats.helper_jobs, stats.driver_calls_inline);
+    cr_assert(has_helper ? stats.helper_jobs >= RARE / 10 : !stats.helper_jobs);
+    cr_assert(has_helper ? !stats.driver_calls_inline : stats.driver_calls_inline >= RARE / 10);
+}
+
 /* The client is checked after every operation. */
-static uint64_t run(uint64_t device_bytes, uint64_t seed, uint64_t operations)
+static uint64_t run_with(uint32_t flags, uint64_t device_bytes, uint64_t seed, uint64_t operations)
 {
     struct model *m = malloc(sizeof(*m));
     uint64_t digest;
 
     printf("client model: seed %" PRIu64 ", device %" PRIu64 "\n", seed, device_bytes);
     fflush(stdout);
-    begin(m, device_bytes, seed);
+    begin(m, device_bytes, seed, flags);
     for (uint64_t i = 0; i < operations; i++) {
         step(m);
         cr_assert(kvmem_client_check(m->client) == 0, "operation %" PRIu64 ": %s", i,
@@ -718,6 +731,7 @@ static uint64_t run(uint64_t device_bytes, uint64_t seed, uint64_t operations)
               m->refusals >= operations / 10000 && m->trims);
     if (operations >= 1000 * RARE)
         assert_rare_ones(m);
+    assert_driver_calls(m, flags & KVMEM_CLIENT_HELPER);
     digest = m->digest;
     kvmem_space_close(m->space);
     kvmem_client_close(m->client);
@@ -725,6 +739,11 @@ static uint64_t run(uint64_t device_bytes, uint64_t seed, uint64_t operations)
     free(m->state);
     free(m);
     return digest;
+}
+
+static uint64_t run(uint64_t device_bytes, uint64_t seed, uint64_t operations)
+{
+    return run_with(0, device_bytes, seed, operations);
 }
 
 Test(client_model, tiny_pool, .timeout = 600)
@@ -755,4 +774,12 @@ Test(client_model, same_seed_same_digest, .timeout = 600)
     uint64_t first = run(128 * 1024, 77, OPERATIONS / 20);
 
     cr_assert(first == run(128 * 1024, 77, OPERATIONS / 20));
+}
+
+/* What comes when is the helper's choice: no digest, but every operation is predicted all the same.
+ */
+Test(client_model, with_a_helper, .timeout = 600)
+{
+    for (uint64_t seed = 30; seed < 36; seed++)
+        run_with(KVMEM_CLIENT_HELPER, 64 * 1024 + (seed % 4) * 64 * 1024, seed, OPERATIONS / 10);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The directory against its naive twin (support/dirtwin.h), driven by random operations of a few
- * clients on pools of at most 64 segments of 1, 4 or 8 blocks. After every operation: the messages
- * that came out are those the twin predicted, in the same order, with the same hits, states,
- * segments, blocks and codes (so the victims are the exact least recently used ones); the
+ * clients on one or two devices of at most 64 segments of 1, 4 or 8 blocks. After every operation:
+ * the messages that came out are those the twin predicted, in the same order, with the same hits,
+ * states, segments, blocks and codes (so the victims are the exact least recently used ones); the
  * counters are the twin's; kvi_dir_check finds nothing; the backend holds what the twin says.
  *
  *   KVMEM_MODEL_OPS   operations in all (default 3,200,000; 400,000 with sanitizers)
@@ -36,7 +36,7 @@ struct model {
 
 /* Events of all runs, to see that they were worth their time. */
 static struct kvi_msg_stats_reply sum;
-static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed;
+static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_second, sum_moved;
 
 static uint32_t pick(struct model *m, uint32_t limit)
 {
@@ -114,6 +114,7 @@ static void canonical(const struct kvt_sent *sent, struct kvt_twin_message *out)
         out->fields[2] = opened->segment_bytes;
         out->fields[3] = opened->obtainable_blocks;
         out->fields[4] = opened->segment_limit;
+        out->fields[5] = opened->device;
     } else if (header->opcode == KVI_OP_SEGMENT_FDS) {
         out->fields[0] = ((const struct kvi_msg_segment_fds *)message)->space;
         copy_items(kvi_wire_tail_const(message, 0), sent->segment_count * 2, out);
@@ -183,8 +184,9 @@ static void compare_stats(struct model *m)
                         (unsigned long long)a[i], (unsigned long long)b[i]);
         failed(m, "the counters differ");
     }
-    if (m->world->created_bytes != came.segment_bytes)
-        failed(m, "the backend holds something else");
+    for (uint32_t d = 0; d < m->twin.device_count; d++)
+        if (m->world->device_bytes[d] + kvt_twin_free_bytes(&m->twin, d) != m->twin.device_bytes[d])
+            failed(m, "the backend holds something else");
     if (kvi_dir_check(m->world->dir, text, sizeof(text)) != 0)
         failed(m, text);
 }
@@ -298,22 +300,25 @@ static void op_join(struct model *m)
 
 static void op_open(struct model *m, uint32_t client)
 {
-    static const char *const names[] = {"a", "b", "c", "d", "e"};
-    static const uint32_t blocks[] = {[KVT_SMALL] = 4, [KVT_LARGE] = 8, [KVT_SINGLE] = 1};
-    uint32_t name = pick(m, 5);
-    enum kvt_geometry geometry = name == 1 || name == 4 ? KVT_LARGE
-                                 : name == 3            ? KVT_SINGLE
-                                                        : KVT_SMALL;
+    static const char *const names[] = {"a", "b", "c", "d", "a@other"};
+    static const enum kvt_geometry shapes[] = {KVT_SMALL, KVT_LARGE, KVT_SINGLE, KVT_TINY,
+                                               KVT_SMALL};
+    static const uint32_t blocks[] = {4, 8, 8, 1}; /* of a segment, by geometry */
+    uint32_t name = pick(m, 5), is_other = name == 4;
+    enum kvt_geometry geometry = shapes[name];
     uint64_t quota = name == 2 ? 5 * KVT_GRANULE_BYTES : 0;
+    uint32_t device = pick(m, 3) == 0 ? 1 + pick(m, m->twin.device_count) : 0;
     uint32_t serial;
 
+    if (pick(m, 40) == 0)
+        device = 3;
     if (pick(m, 20) == 0)
-        geometry = geometry == KVT_LARGE ? KVT_SMALL : KVT_LARGE;
+        geometry = (enum kvt_geometry)pick(m, 4);
     if (pick(m, 20) == 0)
         quota = 6 * KVT_GRANULE_BYTES;
-    serial = kvt_open(m->world, client, names[name], geometry, quota);
-    kvt_twin_open(&m->twin, client, told(m, client), serial, name, blocks[geometry],
-                  geometry == KVT_LARGE ? 12288 : 4096, quota);
+    serial = kvt_open_with(m->world, client, names[name], geometry, quota, device << 8);
+    kvt_twin_open(&m->twin, client, told(m, client), serial, is_other ? 0 : name, is_other,
+                  blocks[geometry], geometry == KVT_LARGE ? 12288 : 4096, quota, device);
 }
 
 static void op_request(struct model *m, uint32_t client)
@@ -495,22 +500,15 @@ static void op_end(struct model *m)
 static void op_created(struct model *m)
 {
     struct kvt_world *world = m->world;
-    uint32_t at, segment;
+    uint32_t at;
     int code = 0;
 
     if (world->creating_count == 0)
         return;
     at = pick(m, world->creating_count);
-    segment = world->creating[at];
-    world->creating[at] = world->creating[--world->creating_count];
     if (pick(m, 10) == 0)
         code = pick(m, 2) == 0 ? KVMEM_E_DEVICE_FULL : KVMEM_E_SYSTEM;
-    if (code != 0) {
-        world->created_bytes -= world->segment_bytes[segment];
-        world->segment_bytes[segment] = 0;
-    }
-    kvi_dir_segment_created(world->dir, segment, code);
-    kvt_twin_created(&m->twin, segment, code);
+    kvt_twin_created(&m->twin, kvt_create_one(world, at, code), code);
 }
 
 static void op_tick(struct model *m)
@@ -578,6 +576,8 @@ static void add_to_sum(const struct model *m)
     sum_cut += m->twin.fences.cut;
     sum_dropped += m->twin.fences.dropped;
     sum_renamed += m->twin.fences.renamed;
+    sum_second += m->twin.on_second;
+    sum_moved += m->twin.moved;
 }
 
 static void drain_creations(struct model *m)
@@ -607,11 +607,16 @@ static uint64_t run(uint64_t seed, uint64_t ops, int is_compared)
     m->granules = 9 + pick(m, 32);
     m->is_eager = pick(m, 3) != 0;
     options = kvt_dir_options(m->granules, KVT_TWIN_CLIENTS);
+    if (pick(m, 2) == 0) {
+        uint32_t more = 6 + pick(m, 16);
+
+        kvt_add_device(&options, more);
+        m->granules += more;
+    }
     options.unacked_fd_limit = fd_limits[pick(m, 3)];
     m->world = kvt_world_create(&options);
     m->world->random = seed;
-    kvt_twin_init(&m->twin, options.devices[0].device_bytes, m->granules + 1,
-                  options.unacked_fd_limit, options.pressure_ns, m->world->now_ns);
+    kvt_twin_init(&m->twin, &options, m->granules + 1, m->world->now_ns);
     for (m->op = 0; m->op < ops; m->op++) {
         operate(m);
         drain_creations(m);
@@ -653,6 +658,8 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     fprintf(stderr, "fences: %llu listed, %llu hits cut, %llu entries dropped, %llu renamed\n",
             (unsigned long long)sum_listed, (unsigned long long)sum_cut,
             (unsigned long long)sum_dropped, (unsigned long long)sum_renamed);
+    fprintf(stderr, "%llu spaces opened on the second device, %llu segments moved\n",
+            (unsigned long long)sum_second, (unsigned long long)sum_moved);
     cr_assert_geq(done, ops);
     if (ops < 100000)
         return;
@@ -666,6 +673,8 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     cr_assert_geq(sum_cut, 100u);
     cr_assert_geq(sum_dropped, 100u);
     cr_assert_geq(sum_renamed, 30u);
+    cr_assert_geq(sum_second, 100u);
+    cr_assert_geq(sum_moved, 1000u);
 }
 
 Test(directory_model, the_same_seed_gives_the_same_digest, .timeout = 60)

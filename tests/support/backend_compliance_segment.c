@@ -361,12 +361,36 @@ static void import_refused(struct kvt_backend *t, int fd, uint64_t bytes)
     KVT_CHECK(t, kvt_memory_same(&before, &after));
 }
 
+/* The same for a promise of `granules`, which the first map may be the one to refuse. */
+static void size_refused(struct kvt_backend *t, int fd, uint64_t granules)
+{
+    struct kvi_backend_memory before = kvt_memory(t, t->client);
+    uint64_t base = kvt_reserved(t, t->client, granules);
+    struct kvi_phys imported = {77};
+    struct kvi_backend_memory after;
+    int rc = kvi_backend_segment_import_consume(t->client, fd, granules * t->granule, &imported);
+
+    KVT_CHECK(t, !fd_is_open(fd));
+    if (rc == 0) {
+        for (int i = 0; i < 2; i++) /* it stays refused, and may be released */
+            KVT_REFUSED(
+                t, KVMEM_E_CORRUPT, "bytes",
+                kvi_backend_map(t->client, imported, base, granules * t->granule, KVI_ACCESS_RO));
+        released(t, t->client, imported);
+    } else {
+        KVT_CHECK(t, rc == KVMEM_E_CORRUPT && imported.id == 77);
+    }
+    KVT_OK(t, kvi_backend_unreserve(t->client, base, granules * t->granule));
+    after = kvt_memory(t, t->client);
+    KVT_CHECK(t, kvt_memory_same(&before, &after));
+}
+
 void kvt_backend_import_refuses_a_wrong_size(struct kvt_backend *t)
 {
     struct kvi_phys phys = kvt_segment(t, 2);
 
-    import_refused(t, exported(t, phys), t->granule);
-    import_refused(t, exported(t, phys), 3 * t->granule);
+    size_refused(t, exported(t, phys), 1);
+    size_refused(t, exported(t, phys), 3);
     import_refused(t, exported(t, phys), (uint64_t)INT64_MAX + 1 - t->granule);
     released(t, t->device, phys);
 }

@@ -25,12 +25,13 @@ uint32_t kvt_twin_index(const struct kvt_twin *twin, const struct kvt_twin_segme
     return segment->slot * twin->spaces[segment->space].block_count + block;
 }
 
-uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin)
+uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin, uint32_t device)
 {
-    uint64_t bytes = twin->device_bytes;
+    uint64_t bytes = twin->device_bytes[device];
 
     for (uint32_t i = 0; i < twin->segment_limit; i++)
-        if (twin->segments[i].state != KVI_SEGMENT_FREE)
+        if (twin->segments[i].state != KVI_SEGMENT_FREE &&
+            twin->spaces[twin->segments[i].space].device == device)
             bytes -= twin->spaces[twin->segments[i].space].segment_bytes;
     return bytes;
 }
@@ -183,7 +184,8 @@ void kvt_twin_free_segment(struct kvt_twin *twin, uint32_t number)
     twin->memory_came_back = 1;
 }
 
-void kvt_twin_drop(struct kvt_twin *twin, uint32_t number)
+/* Evict all that is in it, tell its mappers. */
+void kvt_twin_empty(struct kvt_twin *twin, uint32_t number)
 {
     struct kvt_twin_segment *segment = &twin->segments[number];
 
@@ -202,6 +204,11 @@ void kvt_twin_drop(struct kvt_twin *twin, uint32_t number)
         gone->fields[1] = segment->slot;
         gone->fields[2] = segment->generation;
     }
+}
+
+void kvt_twin_drop(struct kvt_twin *twin, uint32_t number)
+{
+    kvt_twin_empty(twin, number);
     twin->totals.released_segments++;
     kvt_twin_free_segment(twin, number);
 }
@@ -324,14 +331,16 @@ int kvt_twin_newest_open(const struct kvt_twin *twin, uint32_t client, uint64_t 
 
 /* ---- clients ---- */
 
-void kvt_twin_init(struct kvt_twin *twin, uint64_t device_bytes, uint32_t segment_limit,
-                   uint32_t fd_limit, uint64_t pressure_ns, uint64_t now_ns)
+void kvt_twin_init(struct kvt_twin *twin, const struct kvi_dir_options *options,
+                   uint32_t segment_limit, uint64_t now_ns)
 {
     memset(twin, 0, sizeof(*twin));
-    twin->device_bytes = device_bytes;
+    twin->device_count = options->device_count;
+    for (uint32_t i = 0; i < options->device_count; i++)
+        twin->device_bytes[i] = options->devices[i].device_bytes;
     twin->segment_limit = segment_limit;
-    twin->fd_limit = fd_limit;
-    twin->pressure_ns = pressure_ns;
+    twin->fd_limit = options->unacked_fd_limit;
+    twin->pressure_ns = options->pressure_ns;
     twin->now_ns = now_ns;
     for (uint32_t i = 0; i < KVT_TWIN_SEGMENTS; i++)
         twin->segments[i].owner = -1;
@@ -452,16 +461,30 @@ int kvt_twin_need(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint3
     return -1;
 }
 
-static int space_by_name(const struct kvt_twin *twin, uint32_t name)
+static int space_by_name(const struct kvt_twin *twin, uint32_t name, uint32_t domain)
 {
     for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++)
-        if (twin->spaces[s].is_used && twin->spaces[s].name == name)
+        if (twin->spaces[s].is_used && twin->spaces[s].name == name &&
+            twin->spaces[s].domain == domain)
             return (int)s;
     return -1;
 }
 
-static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t block_count,
-                     uint64_t segment_bytes, uint64_t quota_bytes)
+/* The named one, the first for version 1, else that with the most free bytes. */
+static uint32_t device_for(const struct kvt_twin *twin, uint32_t client, uint32_t device)
+{
+    uint32_t best = 0;
+
+    if (device > 0 || twin->clients[client].version < 2)
+        return device > 0 ? device - 1 : 0;
+    for (uint32_t d = 0; d < twin->device_count; d++)
+        if (kvt_twin_free_bytes(twin, d) > kvt_twin_free_bytes(twin, best))
+            best = d;
+    return best;
+}
+
+static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t domain, uint32_t block_count,
+                     uint64_t segment_bytes, uint64_t quota_bytes, uint32_t device)
 {
     for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++) {
         struct kvt_twin_space *space = &twin->spaces[s];
@@ -471,22 +494,36 @@ static int new_space(struct kvt_twin *twin, uint32_t name, uint32_t block_count,
         space->is_used = 1;
         space->generation++;
         space->name = name;
+        space->domain = domain;
         space->block_count = block_count;
         space->segment_bytes = segment_bytes;
         space->quota_bytes = quota_bytes;
+        space->device = device;
         return (int)s;
     }
     return -1;
 }
 
 static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, uint32_t name,
-                       uint32_t block_count, uint64_t segment_bytes, uint64_t quota_bytes)
+                       uint32_t domain, uint32_t block_count, uint64_t segment_bytes,
+                       uint64_t quota_bytes, uint32_t device)
 {
-    int s = space_by_name(twin, name);
+    int s = space_by_name(twin, name, domain);
+    int is_old = twin->clients[client].version < 2;
     struct kvt_twin_message *opened;
 
+    if (device > (is_old ? 0 : twin->device_count)) {
+        kvt_twin_refuse(twin, client, serial, KVMEM_E_INVALID, KVI_OP_SPACE_OPEN);
+        return;
+    }
+    if (s >= 0 && is_old && twin->spaces[s].device > 0) {
+        kvt_twin_refuse(twin, client, serial, KVMEM_E_NOT_SUPPORTED, KVI_OP_SPACE_OPEN);
+        return;
+    }
     if (s >= 0 && (twin->spaces[s].block_count != block_count ||
-                   (quota_bytes != 0 && twin->spaces[s].quota_bytes != quota_bytes))) {
+                   twin->spaces[s].segment_bytes != segment_bytes ||
+                   (quota_bytes != 0 && twin->spaces[s].quota_bytes != quota_bytes) ||
+                   (device > 0 && twin->spaces[s].device != device - 1))) {
         kvt_twin_refuse(twin, client, serial, KVMEM_E_EXISTS, KVI_OP_SPACE_OPEN);
         return;
     }
@@ -495,7 +532,8 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
         return;
     }
     if (s < 0)
-        s = new_space(twin, name, block_count, segment_bytes, quota_bytes);
+        s = new_space(twin, name, domain, block_count, segment_bytes, quota_bytes,
+                      device_for(twin, client, device));
     if (s < 0) {
         kvt_twin_refuse(twin, client, serial, KVMEM_E_LIMIT, KVI_OP_SPACE_OPEN);
         return;
@@ -506,15 +544,17 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
     opened->fields[1] = block_count;
     opened->fields[2] = segment_bytes;
     opened->fields[3] = kvt_twin_obtainable(twin, client, (uint32_t)s);
-    opened->fields[4] = twin->device_bytes / segment_bytes * 2;
+    opened->fields[4] = twin->device_bytes[twin->spaces[s].device] / segment_bytes * 2;
+    opened->fields[5] = twin->spaces[s].device;
+    twin->on_second += twin->spaces[s].device == 1;
 }
 
 void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
-                   uint32_t name, uint32_t block_count, uint64_t segment_bytes,
-                   uint64_t quota_bytes)
+                   uint32_t name, uint32_t domain, uint32_t block_count, uint64_t segment_bytes,
+                   uint64_t quota_bytes, uint32_t device)
 {
     kvt_twin_arrived(twin, client, acknowledged);
-    open_space(twin, client, serial, name, block_count, segment_bytes, quota_bytes);
+    open_space(twin, client, serial, name, domain, block_count, segment_bytes, quota_bytes, device);
     kvt_twin_carried_out(twin, client);
 }
 
@@ -635,8 +675,10 @@ void kvt_twin_tick(struct kvt_twin *twin)
 void kvt_twin_stats(const struct kvt_twin *twin, struct kvi_msg_stats_reply *out)
 {
     *out = twin->totals;
-    out->device_bytes = twin->device_bytes;
-    out->free_bytes = kvt_twin_free_bytes(twin);
+    for (uint32_t d = 0; d < twin->device_count; d++) {
+        out->device_bytes += twin->device_bytes[d];
+        out->free_bytes += kvt_twin_free_bytes(twin, d);
+    }
     out->segment_bytes = out->device_bytes - out->free_bytes;
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         const struct kvt_twin_segment *segment = &twin->segments[i];

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#include "wire/protocol.h"
+#include "directory/directory.h"
 
 #define KVT_TWIN_CLIENTS  5u
 #define KVT_TWIN_SPACES   4u
@@ -18,6 +18,7 @@
 #define KVT_TWIN_PINS     64u
 #define KVT_TWIN_WANTED   512u
 #define KVT_TWIN_LANES    3u
+#define KVT_TWIN_DEVICES  2u
 #define KVT_TWIN_NO_NAME  UINT32_MAX
 
 /* What is compared of a message. */
@@ -26,7 +27,7 @@ struct kvt_twin_message {
     uint32_t opcode;
     uint32_t serial;
     int32_t code;
-    uint64_t fields[6];
+    uint64_t fields[7];
     uint32_t item_count;
     uint32_t items[64]; /* hits, states, segments: in order */
     uint64_t blocks[KVT_TWIN_SEGMENTS * KVT_TWIN_BLOCKS / 64]; /* of grants: a set */
@@ -59,6 +60,7 @@ struct kvt_twin_space {
     uint32_t generation;
     uint32_t name;
     uint32_t block_count; /* of a segment */
+    uint32_t device, domain;
     uint64_t segment_bytes;
     uint64_t quota_bytes;
     uint32_t slot_generation[KVT_TWIN_SEGMENTS];
@@ -109,7 +111,8 @@ struct kvt_twin_pin {
 };
 
 struct kvt_twin {
-    uint64_t device_bytes, now_ns, pressure_ns;
+    uint64_t device_bytes[KVT_TWIN_DEVICES], now_ns, pressure_ns;
+    uint32_t device_count;
     uint32_t segment_limit, fd_limit, pin_limit;
     uint64_t stamp, opens, arrivals;
     uint32_t sessions;
@@ -126,20 +129,27 @@ struct kvt_twin {
     uint32_t grant_segments;
     struct {
         uint64_t listed, cut, dropped, renamed;
-    } fences; /* how often it came to that */
+    } fences;           /* how often it came to that */
+    uint64_t moved;     /* segments */
+    uint64_t on_second; /* spaces opened on the second device */
 };
 
-void kvt_twin_init(struct kvt_twin *twin, uint64_t device_bytes, uint32_t segment_limit,
-                   uint32_t fd_limit, uint64_t pressure_ns, uint64_t now_ns);
+/* For a directory with these options, which has that many numbers for segments. */
+void kvt_twin_init(struct kvt_twin *twin, const struct kvi_dir_options *options,
+                   uint32_t segment_limit, uint64_t now_ns);
 uint32_t kvt_twin_space_id(const struct kvt_twin *twin, uint32_t space);
 uint32_t kvt_twin_index(const struct kvt_twin *twin, const struct kvt_twin_segment *segment,
                         uint32_t block);
 
-/* What happens to it, as to the directory. `acknowledged`: header.fds_received. */
+/* Free bytes of a device. */
+uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin, uint32_t device);
+
+/* What happens to it, as to the directory. `acknowledged`: header.fds_received; `device`: as in
+ * space_open.flags, 1 + its index, 0 for any. */
 uint32_t kvt_twin_join(struct kvt_twin *twin, uint32_t version);
 void kvt_twin_open(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
-                   uint32_t name, uint32_t block_count, uint64_t segment_bytes,
-                   uint64_t quota_bytes);
+                   uint32_t name, uint32_t domain, uint32_t block_count, uint64_t segment_bytes,
+                   uint64_t quota_bytes, uint32_t device);
 void kvt_twin_close(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged, uint32_t serial,
                     uint32_t space_id);
 void kvt_twin_request(struct kvt_twin *twin, uint32_t client, uint32_t acknowledged,

@@ -13,7 +13,6 @@ enum {
     KVT_TWIN_REFERENCED
 }; /* what kvt_twin_count counts */
 
-uint64_t kvt_twin_free_bytes(const struct kvt_twin *twin);
 int kvt_twin_is_referenced(const struct kvt_twin_block *block);
 uint32_t kvt_twin_count(const struct kvt_twin *twin, uint32_t number, int what);
 uint32_t kvt_twin_space_segments(const struct kvt_twin *twin, uint32_t space);
@@ -28,6 +27,7 @@ void kvt_twin_refuse(struct kvt_twin *twin, uint32_t client, uint32_t serial, in
 void kvt_twin_unreferenced(struct kvt_twin *twin, struct kvt_twin_block *block);
 void kvt_twin_evict(struct kvt_twin *twin, struct kvt_twin_block *block);
 void kvt_twin_free_segment(struct kvt_twin *twin, uint32_t number);
+void kvt_twin_empty(struct kvt_twin *twin, uint32_t number);
 void kvt_twin_drop(struct kvt_twin *twin, uint32_t number);
 void kvt_twin_settle(struct kvt_twin *twin, uint32_t space);
 int kvt_twin_newest_open(const struct kvt_twin *twin, uint32_t client, uint64_t before);

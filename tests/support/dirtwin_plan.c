@@ -44,14 +44,15 @@ static uint64_t newest_stamp(const struct kvt_twin *twin, uint32_t number)
 uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint32_t space)
 {
     const struct kvt_twin_space *s = &twin->spaces[space];
-    uint64_t bytes = kvt_twin_free_bytes(twin);
+    uint64_t bytes = kvt_twin_free_bytes(twin, s->device);
     uint64_t blocks = 0, segments;
 
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         const struct kvt_twin_segment *segment = &twin->segments[i];
         uint32_t referenced = kvt_twin_count(twin, i, KVT_TWIN_REFERENCED);
 
-        if (segment->state == KVI_SEGMENT_HANDED_IN && segment->space != space && referenced == 0)
+        if (segment->state == KVI_SEGMENT_HANDED_IN && segment->space != space && referenced == 0 &&
+            twin->spaces[segment->space].device == s->device)
             bytes += twin->spaces[segment->space].segment_bytes;
         if (segment->state == KVI_SEGMENT_HANDED_IN && segment->space == space)
             blocks += s->block_count - referenced;
@@ -171,6 +172,11 @@ static enum outcome adopt_idle(struct kvt_twin *twin, uint32_t client, uint32_t 
     return FOUND;
 }
 
+static int is_same_device(const struct kvt_twin *twin, uint32_t one, uint32_t other)
+{
+    return twin->spaces[one].device == twin->spaces[other].device;
+}
+
 static int may_create(struct kvt_twin *twin, uint32_t client, uint32_t space)
 {
     return request_of(twin, client, space)->create_code == 0 && kvt_twin_quota_allows(twin, space);
@@ -185,7 +191,9 @@ static uint32_t free_number(const struct kvt_twin *twin)
     return number;
 }
 
-static void create(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number)
+/* A segment of the space, in the lowest free slot. */
+static void place(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number,
+                  enum kvi_segment_state state)
 {
     struct kvt_twin_space *s = &twin->spaces[space];
     struct kvt_twin_segment *segment = &twin->segments[number];
@@ -198,7 +206,7 @@ static void create(struct kvt_twin *twin, uint32_t client, uint32_t space, uint3
                         twin->segments[i].space == space && twin->segments[i].slot == slot;
     }
     memset(segment, 0, sizeof(*segment));
-    segment->state = KVI_SEGMENT_CREATING;
+    segment->state = state;
     segment->space = space;
     segment->slot = slot;
     segment->generation = ++s->slot_generation[slot];
@@ -206,10 +214,38 @@ static void create(struct kvt_twin *twin, uint32_t client, uint32_t space, uint3
     request_of(twin, client, space)->granted += s->block_count;
 }
 
+static void create(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number)
+{
+    place(twin, client, space, number, KVI_SEGMENT_CREATING);
+}
+
+static void move(struct kvt_twin *twin, uint32_t client, uint32_t space, uint32_t number)
+{
+    uint32_t from = twin->segments[number].space;
+
+    kvt_twin_empty(twin, number);
+    place(twin, client, space, number, KVI_SEGMENT_OWNED);
+    kvt_twin_settle(twin, from);
+    grant_segment(twin, client, space, number, 0);
+    for (uint32_t b = 0; b < twin->spaces[space].block_count; b++)
+        grant_block(twin, number, b);
+    twin->moved++;
+}
+
+/* The same size and domain: the memory need not be released. */
+static int may_move(const struct kvt_twin *twin, uint32_t number, uint32_t space)
+{
+    const struct kvt_twin_space *from = &twin->spaces[twin->segments[number].space];
+
+    return from->segment_bytes == twin->spaces[space].segment_bytes &&
+           from->domain == twin->spaces[space].domain;
+}
+
 static enum outcome create_free(struct kvt_twin *twin, uint32_t client, uint32_t space)
 {
     while (lacking(twin, client, space) > 0 && may_create(twin, client, space) &&
-           kvt_twin_free_bytes(twin) >= twin->spaces[space].segment_bytes) {
+           kvt_twin_free_bytes(twin, twin->spaces[space].device) >=
+               twin->spaces[space].segment_bytes) {
         if (!has_fd_room(twin, client))
             return HELD;
         create(twin, client, space, free_number(twin));
@@ -243,7 +279,7 @@ static uint64_t own_cold(struct kvt_twin *twin, uint32_t client, uint32_t space,
 static uint64_t foreign_cold(struct kvt_twin *twin, uint32_t client, uint32_t space,
                              uint32_t *chosen, uint32_t *chosen_count)
 {
-    uint64_t bytes = kvt_twin_free_bytes(twin);
+    uint64_t bytes = kvt_twin_free_bytes(twin, twin->spaces[space].device);
     uint64_t need = twin->spaces[space].segment_bytes;
     uint64_t stamp = UINT64_MAX;
     int is_chosen[KVT_TWIN_SEGMENTS] = {0};
@@ -258,6 +294,7 @@ static uint64_t foreign_cold(struct kvt_twin *twin, uint32_t client, uint32_t sp
         for (uint32_t i = 0; i < twin->segment_limit; i++)
             if (twin->segments[i].state == KVI_SEGMENT_HANDED_IN &&
                 twin->segments[i].space != space && !is_chosen[i] &&
+                is_same_device(twin, twin->segments[i].space, space) &&
                 kvt_twin_count(twin, i, KVT_TWIN_REFERENCED) == 0 && newest_stamp(twin, i) < best) {
                 best = newest_stamp(twin, i);
                 which = i;
@@ -331,6 +368,10 @@ static enum outcome plan(struct kvt_twin *twin, uint32_t client, uint32_t space)
 
             if (!has_fd_room(twin, client))
                 return HELD;
+            if (chosen_count == 1 && may_move(twin, chosen[0], space)) {
+                move(twin, client, space, chosen[0]);
+                continue;
+            }
             for (uint32_t i = 0; i < chosen_count; i++) {
                 uint32_t victims = twin->segments[chosen[i]].space;
 
@@ -391,7 +432,8 @@ static int is_memory_coming(const struct kvt_twin *twin, uint32_t space, int sam
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         const struct kvt_twin_segment *s = &twin->segments[i];
 
-        if (s->state == KVI_SEGMENT_FREE || (same_space && s->space != space))
+        if (s->state == KVI_SEGMENT_FREE || (same_space && s->space != space) ||
+            !is_same_device(twin, s->space, space))
             continue;
         if (s->state == KVI_SEGMENT_CREATING && s->owner < 0)
             return 1;
@@ -437,7 +479,7 @@ static int ask_owners(struct kvt_twin *twin, uint32_t client, uint32_t space)
             for (uint32_t s = 0; s < KVT_TWIN_SPACES; s++)
                 if (c != client && twin->clients[c].state == KVT_TWIN_ALIVE &&
                     twin->clients[c].opened[s] != 0 && (!same_space || s == space) &&
-                    owned(twin, c, s) == count) {
+                    is_same_device(twin, s, space) && owned(twin, c, s) == count) {
                     press(twin, c, s, want_bytes);
                     is_hopeful = 1;
                 }

@@ -84,12 +84,20 @@ static void world_create(void *context, uint32_t segment, uint32_t device, uint6
 {
     struct kvt_world *world = context;
 
-    (void)device;
     if (world->creating_count == KVT_CREATED_LIMIT || world->segment_bytes[segment] != 0)
         fatal("create", "twice, or too many");
     world->creating[world->creating_count++] = segment;
     world->segment_bytes[segment] = bytes;
+    world->segment_device[segment] = (uint8_t)device;
+    world->device_bytes[device] += bytes;
     world->created_bytes += bytes;
+}
+
+static void forget_segment(struct kvt_world *world, uint32_t segment)
+{
+    world->created_bytes -= world->segment_bytes[segment];
+    world->device_bytes[world->segment_device[segment]] -= world->segment_bytes[segment];
+    world->segment_bytes[segment] = 0;
 }
 
 static void world_release_segment(void *context, uint32_t segment)
@@ -98,8 +106,7 @@ static void world_release_segment(void *context, uint32_t segment)
 
     if (world->segment_bytes[segment] == 0)
         fatal("release", "a segment that does not exist");
-    world->created_bytes -= world->segment_bytes[segment];
-    world->segment_bytes[segment] = 0;
+    forget_segment(world, segment);
 }
 
 static void world_close(void *context, uint32_t client, int code, const char *text)
@@ -159,6 +166,15 @@ struct kvi_dir_options kvt_dir_options(uint32_t granules, uint32_t clients)
         .space_limit = 4};
 }
 
+void kvt_add_device(struct kvi_dir_options *options, uint32_t granules)
+{
+    struct kvi_dir_device *device = &options->devices[options->device_count];
+
+    *device = options->devices[0];
+    device->device_bytes = granules * device->granule_bytes;
+    snprintf(device->name, sizeof(device->name), "host %u", options->device_count++);
+}
+
 struct kvt_world *kvt_world_create(const struct kvi_dir_options *options)
 {
     struct kvt_world *world = calloc(1, sizeof(*world));
@@ -174,12 +190,8 @@ int kvt_world_destroy(struct kvt_world *world)
 {
     int is_clean;
 
-    while (world->creating_count > 0) {
-        uint32_t segment = world->creating[--world->creating_count];
-
-        world->created_bytes -= world->segment_bytes[segment];
-        world->segment_bytes[segment] = 0;
-    }
+    while (world->creating_count > 0)
+        forget_segment(world, world->creating[--world->creating_count]);
     kvi_dir_destroy(world->dir);
     kvt_forget(world);
     is_clean = world->created_bytes == 0 && world->live_allocations == 0 && world->live_bytes == 0;
@@ -275,20 +287,23 @@ int kvt_take_error(struct kvt_world *world, uint32_t client, const char *word)
     return error->code;
 }
 
+uint32_t kvt_create_one(struct kvt_world *world, uint32_t at, int code)
+{
+    uint32_t segment = world->creating[at];
+
+    world->creating_count--;
+    memmove(world->creating + at, world->creating + at + 1,
+            sizeof(world->creating[0]) * (world->creating_count - at));
+    if (code != 0)
+        forget_segment(world, segment);
+    kvi_dir_segment_created(world->dir, segment, code);
+    return segment;
+}
+
 void kvt_create_all(struct kvt_world *world, int code)
 {
-    while (world->creating_count > 0) {
-        uint32_t segment = world->creating[0];
-
-        world->creating_count--;
-        memmove(world->creating, world->creating + 1,
-                sizeof(world->creating[0]) * world->creating_count);
-        if (code != 0) {
-            world->created_bytes -= world->segment_bytes[segment];
-            world->segment_bytes[segment] = 0;
-        }
-        kvi_dir_segment_created(world->dir, segment, code);
-    }
+    while (world->creating_count > 0)
+        kvt_create_one(world, 0, code);
 }
 
 /* ---- answers ---- */
@@ -435,8 +450,14 @@ uint32_t kvt_join_old(struct kvt_world *world, uint32_t role, uint32_t version)
 uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                   enum kvt_geometry geometry, uint64_t quota_bytes)
 {
-    static const uint32_t layers[] = {[KVT_SMALL] = 8, [KVT_LARGE] = 12, [KVT_SINGLE] = 32};
-    const struct kvi_rec_group group = {.layer_count = layers[geometry],
+    return kvt_open_with(world, client, name, geometry, quota_bytes, 0);
+}
+
+uint32_t kvt_open_with(struct kvt_world *world, uint32_t client, const char *name,
+                       enum kvt_geometry geometry, uint64_t quota_bytes, uint32_t flags)
+{
+    static const uint32_t layer_counts[] = {8, 12, 4, 32};
+    const struct kvi_rec_group group = {.layer_count = layer_counts[geometry],
                                         .kv_head_count = 1,
                                         .head_dim_k = 8,
                                         .head_dim_v = 8,
@@ -448,8 +469,8 @@ uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
     snprintf(open->domain, sizeof(open->domain), "%s",
              strchr(name, '@') ? strchr(name, '@') + 1 : "default");
     open->quota_bytes = quota_bytes;
+    open->flags = flags | (geometry == KVT_SINGLE ? KVI_SPACE_REGIONS : 0);
     open->layout = geometry == KVT_SINGLE ? KVMEM_LAYOUT_TOKEN_MAJOR : KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
-    open->flags = geometry == KVT_SINGLE ? KVI_SPACE_REGIONS : 0;
     open->block_tokens = KVT_BLOCK_TOKENS;
     open->shard_count = 1;
     open->group_count = 1;

@@ -6,6 +6,7 @@
  *
  * Segments of the geometries on a device with a granule of 4 KiB:
  *   KVT_SMALL  4 blocks of 1 KiB     a segment is 4 KiB
+ *   KVT_TINY   8 blocks of 512 B     a segment is 4 KiB
  *   KVT_LARGE  8 blocks of 1.5 KiB   a segment is 12 KiB
  *   KVT_SINGLE 1 block of 4 KiB      a segment is 4 KiB: a space with regions, token-major
  */
@@ -28,7 +29,8 @@
 enum kvt_geometry {
     KVT_SMALL = 0,
     KVT_LARGE = 1,
-    KVT_SINGLE = 2
+    KVT_TINY = 2,
+    KVT_SINGLE = 3
 };
 
 struct kvt_sent {
@@ -58,6 +60,8 @@ struct kvt_world {
     uint32_t creating_count;
     uint64_t created_bytes; /* of segments that exist or are being created */
     uint64_t segment_bytes[65536];
+    uint8_t segment_device[65536];
+    uint64_t device_bytes[KVI_DEVICE_LIMIT]; /* created_bytes, a device */
     /* clients */
     uint32_t fds_received[KVI_CLIENT_LIMIT];
     int is_silent[KVI_CLIENT_LIMIT]; /* 1: does not acknowledge descriptors any more */
@@ -76,6 +80,8 @@ struct kvt_world {
 
 /* Options for a device of `granules` granules, a place for `clients` clients. */
 struct kvi_dir_options kvt_dir_options(uint32_t granules, uint32_t clients);
+/* One more device of as many granules. */
+void kvt_add_device(struct kvi_dir_options *options, uint32_t granules);
 struct kvi_dir_env kvt_dir_env(struct kvt_world *world);
 /* A world with its directory; aborts when it cannot be made. */
 struct kvt_world *kvt_world_create(const struct kvi_dir_options *options);
@@ -131,6 +137,8 @@ const struct kvt_sent *kvt_take(struct kvt_world *world, uint32_t client);
 const void *kvt_take_as(struct kvt_world *world, uint32_t client, uint32_t opcode);
 /* Code of the error that comes next for the client; 0 when something else comes. */
 int kvt_take_error(struct kvt_world *world, uint32_t client, const char *word);
+/* Answer the creation at that place of creating[]; which segment it was. */
+uint32_t kvt_create_one(struct kvt_world *world, uint32_t at, int code);
 /* Answer all creations that are under way. */
 void kvt_create_all(struct kvt_world *world, int code);
 
@@ -141,6 +149,10 @@ uint32_t kvt_join_old(struct kvt_world *world, uint32_t role, uint32_t version);
 /* Requests; each returns its serial and leaves the answers to be taken. */
 uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
                   enum kvt_geometry geometry, uint64_t quota_bytes);
+/* The same with space_open.flags. */
+uint32_t kvt_open_with(struct kvt_world *world, uint32_t client, const char *name,
+                       enum kvt_geometry geometry, uint64_t quota_bytes, uint32_t flags);
+#define KVT_ON_DEVICE(index) ((1u + (index)) << 8)
 uint32_t kvt_close(struct kvt_world *world, uint32_t client, uint32_t space);
 uint32_t kvt_request(struct kvt_world *world, uint32_t client, uint32_t space, uint32_t blocks,
                      uint32_t flags);

@@ -5,12 +5,14 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <kvmem/types.h>
 
+#include "client/timeline.h"
 #include "support/spawn.h"
 
 #define SENT_FDS_MAX 253u /* the kernel's SCM_MAX_FD */
@@ -245,6 +247,39 @@ bool kvt_raw_stats(struct kvt_raw *raw, struct kvi_msg_stats_reply *out)
         reply.as.header.opcode != KVI_OP_STATS_REPLY)
         return false;
     *out = reply.as.stats;
+    return true;
+}
+
+void *kvt_raw_timeline(struct kvt_raw *raw, uint32_t timeline, struct kvt_raw_message *reply)
+{
+    struct kvi_msg_timeline_map request;
+    void *page;
+
+    kvi_wire_begin(&request, KVI_OP_TIMELINE_MAP, 0);
+    request.is_own = timeline == UINT32_MAX;
+    request.timeline = request.is_own ? 0 : timeline;
+    if (kvt_raw_call(raw, &request, reply) != KVT_RAW_MESSAGE ||
+        reply->as.header.opcode != KVI_OP_TIMELINE_FD || reply->fd_count != 1) {
+        kvt_raw_close_fds(reply);
+        return NULL;
+    }
+    page = mmap(NULL, KVI_TIMELINE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, reply->fds[0], 0);
+    kvt_raw_close_fds(reply);
+    return page != MAP_FAILED ? page : NULL;
+}
+
+bool kvt_raw_device(struct kvt_raw *raw, uint32_t index, struct kvi_rec_device_info *out)
+{
+    static struct kvt_raw_message reply;
+    const struct kvi_rec_device_info *rows;
+    struct kvi_msg_devices request;
+
+    kvi_wire_begin(&request, KVI_OP_DEVICES, 0);
+    if (kvt_raw_call(raw, &request, &reply) != KVT_RAW_MESSAGE ||
+        reply.as.header.opcode != KVI_OP_DEVICES_REPLY || index >= reply.as.devices.device_count)
+        return false;
+    rows = kvi_wire_tail(&reply.as.devices, 0);
+    *out = rows[index];
     return true;
 }
 

@@ -41,6 +41,8 @@ struct kvt_raw_message {
         struct kvi_msg_stats_reply stats;
         struct kvi_msg_check_reply check;
         struct kvi_msg_draining draining;
+        struct kvi_msg_timeline_fd timeline_fd;
+        struct kvi_msg_devices_reply devices;
         uint64_t align;
         unsigned char raw[KVI_MESSAGE_BYTES];
     } as;
@@ -92,6 +94,13 @@ bool kvt_raw_blocks(struct kvt_raw *raw, uint32_t space, uint32_t block_count,
 
 /* The daemon's counters. */
 bool kvt_raw_stats(struct kvt_raw *raw, struct kvi_msg_stats_reply *out);
+
+/* Map the client's own timeline page (`timeline` UINT32_MAX), or that of a producer; the answer is
+ * in `reply`. NULL when refused. The caller unmaps KVI_TIMELINE_BYTES. */
+void *kvt_raw_timeline(struct kvt_raw *raw, uint32_t timeline, struct kvt_raw_message *reply);
+
+/* The record of a device, false when it is not listed. */
+bool kvt_raw_device(struct kvt_raw *raw, uint32_t index, struct kvi_rec_device_info *out);
 
 /* Goodbye, answered. */
 bool kvt_raw_goodbye(struct kvt_raw *raw);

@@ -138,6 +138,50 @@ static void push_published(struct kvt_script *script, const struct kvi_msg_publi
     kvt_script_push(script, reply, NULL, 0);
 }
 
+static struct kvt_script_timeline *find_timeline(struct kvt_script *script, uint32_t timeline)
+{
+    struct kvt_script_timeline *one = script->timelines;
+
+    while (one && one->timeline != timeline)
+        one = one->next;
+    return one;
+}
+
+struct kvi_lane *kvt_script_timeline(struct kvt_script *script, uint32_t timeline)
+{
+    struct kvt_script_timeline *one = calloc(1, sizeof(*one));
+
+    must(one != NULL, "memory");
+    one->timeline = timeline;
+    one->fd = memfd_create("timeline", MFD_CLOEXEC);
+    must(one->fd >= 0 && !ftruncate(one->fd, sysconf(_SC_PAGESIZE)), "timeline page");
+    one->lanes = mmap(NULL, KVI_TIMELINE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, one->fd, 0);
+    must(one->lanes != MAP_FAILED, "timeline page");
+    one->next = script->timelines;
+    script->timelines = one;
+    return one->lanes;
+}
+
+static void push_timeline(struct kvt_script *script, const struct kvi_msg_timeline_map *request)
+{
+    uint32_t timeline = request->is_own ? KVT_SCRIPT_OWN : request->timeline & ~63u;
+    struct kvi_msg_timeline_fd reply;
+    int fd;
+
+    if (request->is_own && !find_timeline(script, timeline))
+        kvt_script_timeline(script, timeline);
+    if (!find_timeline(script, timeline)) {
+        kvt_script_error(script, request->header.serial, KVI_OP_TIMELINE_MAP, KVMEM_E_NOT_FOUND);
+        return;
+    }
+    kvi_wire_begin(&reply, KVI_OP_TIMELINE_FD, request->header.serial);
+    reply.timeline = timeline;
+    reply.client = request->is_own ? 3 : 4;
+    fd = dup(find_timeline(script, timeline)->fd);
+    kvt_script_push(script, &reply, &fd, 1);
+    script->timelines_sent++;
+}
+
 int kvt_script_segment_fd(struct kvt_script *script, uint64_t bytes)
 {
     struct kvi_phys phys;
@@ -187,9 +231,12 @@ static bool answer(struct kvt_script *script, const void *message)
 
     if (script->is_mute)
         return false;
+    if (script->answer && script->answer(script, message))
+        return true;
     switch (header->opcode) {
     case KVI_OP_HELLO: push_welcome(script, header); return true;
     case KVI_OP_SPACE_OPEN: push_opened(script, message); return true;
+    case KVI_OP_TIMELINE_MAP: push_timeline(script, message); return true;
     case KVI_OP_SPACE_CLOSE:
     case KVI_OP_GOODBYE:
     case KVI_OP_UNPIN: push_done(script, header); return false;
@@ -308,6 +355,14 @@ void kvt_script_destroy(struct kvt_script *script)
     }
     for (uint32_t i = 0; i < KVT_SCRIPT_MESSAGES; i++)
         free(script->out[i].bytes);
+    while (script->timelines) {
+        struct kvt_script_timeline *one = script->timelines;
+
+        script->timelines = one->next;
+        munmap(one->lanes, KVI_TIMELINE_BYTES);
+        close(one->fd);
+        free(one);
+    }
     kvi_backend_destroy(script->backend);
     free(script);
 }

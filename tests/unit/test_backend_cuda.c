@@ -182,42 +182,6 @@ static void case_memory_of_another_device_is_refused(struct kvt_backend *t)
     kvi_backend_destroy(other);
 }
 
-static void case_a_measure_that_sticks_is_undone_later(struct kvt_backend *t)
-{
-    uint64_t g = t->granule;
-    struct kvi_phys phys = kvt_segment(t, 2);
-    struct kvi_phys imported = {77};
-    int fd = -1;
-
-    KVT_OK(t, kvi_backend_segment_export(t->device, phys, &fd));
-    kvt_fake_fail("cuMemUnmap", 1, 999);
-    KVT_REFUSED(t, KVMEM_E_SYSTEM, "cuMemUnmap",
-                kvi_backend_segment_import_consume(t->client, fd, 2 * g, &imported));
-    KVT_CHECK(t, kvt_fake->mappings == 1 && imported.id == 77);
-    KVT_OK(t, kvi_backend_cuda_check(t->client));
-    imported = kvt_imported(t, phys, 2);
-    KVT_CHECK(t, kvt_fake->mappings == 0);
-    KVT_OK(t, kvi_backend_segment_release(t->client, imported));
-    KVT_OK(t, kvi_backend_segment_release(t->device, phys));
-}
-
-static void case_the_scratch_range_grows(struct kvt_backend *t)
-{
-    static const uint64_t granules[] = {1, 3, 2, 8, 1};
-    uint64_t most = 0;
-
-    for (size_t i = 0; i < sizeof(granules) / sizeof(granules[0]); i++) {
-        struct kvi_phys phys = kvt_segment(t, granules[i]);
-
-        KVT_OK(t, kvi_backend_segment_release(t->client, kvt_imported(t, phys, granules[i])));
-        KVT_OK(t, kvi_backend_segment_release(t->device, phys));
-        most = granules[i] > most ? granules[i] : most;
-        KVT_CHECK(t, kvt_fake->reservations == 1); /* one, and not counted as the caller's */
-        KVT_CHECK(t, kvi_backend_cuda_of(t->client)->scratch_bytes == most * t->granule);
-        KVT_CHECK(t, kvt_memory(t, t->client).reservation_count == 0);
-    }
-}
-
 /* ---- pins ---- */
 
 static char *pages_new(struct kvt_backend *t, uint64_t bytes)
@@ -377,7 +341,6 @@ static void case_check_names_the_violation(struct kvt_backend *t)
         book->reservations[0].rights[granule] = right;
     }
     violation(t, "driver's", &book->reservations[0].driver_base, base + g);
-    violation(t, "scratch", &kvi_backend_cuda_of(t->device)->scratch_mapped_bytes, g);
     book->segment_free = 1;
     KVT_REFUSED(t, KVMEM_E_CORRUPT, "free list", kvi_backend_cuda_check(t->device));
     book->segment_free = 0;
@@ -397,8 +360,6 @@ CUDA_TEST(it_says_what_it_is)
 CUDA_TEST(options_are_checked)
 CUDA_TEST(alignment_is_had_in_any_case)
 CUDA_TEST(memory_of_another_device_is_refused)
-CUDA_TEST(a_measure_that_sticks_is_undone_later)
-CUDA_TEST(the_scratch_range_grows)
 CUDA_TEST(backends_share_pins)
 CUDA_TEST(a_stream_waits_for_its_fence)
 CUDA_TEST(values_stay_below_2_63)

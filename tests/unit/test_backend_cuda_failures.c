@@ -205,13 +205,10 @@ static void case_full_is_its_own_code(struct kvt_backend *t)
     kvt_fake_fail("cuMemAddressReserve", 1, KVI_CU_OUT_OF_MEMORY);
     KVT_REFUSED(t, KVMEM_E_NO_MEMORY, "cuMemAddressReserve",
                 kvi_backend_reserve(t->device, g, 0, &base));
-    for (int call = 0; call < 2; call++) {
-        KVT_OK(t, kvi_backend_segment_export(t->device, phys, &fd));
-        kvt_fake_fail(call ? "cuMemMap" : "cuMemImportFromShareableHandle", 1,
-                      KVI_CU_OUT_OF_MEMORY);
-        KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, "segment_import",
-                    kvi_backend_segment_import_consume(t->device, fd, g, &other));
-    }
+    KVT_OK(t, kvi_backend_segment_export(t->device, phys, &fd));
+    kvt_fake_fail("cuMemImportFromShareableHandle", 1, KVI_CU_OUT_OF_MEMORY);
+    KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, "segment_import",
+                kvi_backend_segment_import_consume(t->device, fd, g, &other));
     after = kvt_memory(t, t->device);
     KVT_CHECK(t, kvt_memory_same(&before, &after) && other.id == 77);
     KVT_CHECK(t, kvt_fake->handle_refs == 1 && kvt_fake->mappings == 0);

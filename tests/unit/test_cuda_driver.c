@@ -150,6 +150,26 @@ Test(cuda_driver, every_missing_attribute_is_named)
     refused_by_fake(KVMEM_E_NOT_SUPPORTED, "UNIFIED_ADDRESSING", "host device");
 }
 
+Test(cuda_driver, a_device_says_who_it_is_and_whether_mps_is_before_it)
+{
+    struct fake_cuda_control *control = fake_control();
+    struct kvi_backend_cuda_options options = {
+        .options_bytes = sizeof(options),
+        .device_index = 1,
+        .driver_path = kvt_program_path("tests/fake_cuda/libcuda.so.1")};
+    struct kvi_backend_cuda_device what;
+
+    cr_assert_eq(kvi_backend_cuda_query(&options, &what), 0, "%s", kvmem_error_detail()->text);
+    cr_assert_eq(memcmp(what.uuid, "fake gpu no. 1", 15), 0);
+    cr_assert_not(what.under_mps);
+    control->mps_enabled = 1;
+    cr_assert_eq(kvi_backend_cuda_query(&options, &what), 0);
+    cr_assert(what.under_mps);
+    control->mps_enabled = -1; /* a driver that does not know */
+    cr_assert_eq(kvi_backend_cuda_query(&options, &what), 0);
+    cr_assert_not(what.under_mps);
+}
+
 Test(cuda_driver, opens_once)
 {
     const struct kvi_cuda_driver *first = NULL;
@@ -207,6 +227,9 @@ SAME(KVI_CU_ATTRIBUTE_VMM, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORT
 SAME(KVI_CU_ATTRIBUTE_POSIX_FD, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED);
 SAME(KVI_CU_ATTRIBUTE_RDMA_WITH_VMM, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED);
 SAME(KVI_CU_ATTRIBUTE_64_BIT_STREAM_MEM_OPS, CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS);
+#if CUDA_VERSION >= 12010
+SAME(KVI_CU_ATTRIBUTE_MPS_ENABLED, CU_DEVICE_ATTRIBUTE_MPS_ENABLED);
+#endif
 
 SAME(KVI_CU_ALLOCATION_PINNED, CU_MEM_ALLOCATION_TYPE_PINNED);
 SAME(KVI_CU_HANDLE_POSIX_FD, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
@@ -227,6 +250,7 @@ SAME(sizeof(kvi_cu_context), sizeof(CUcontext));
 SAME(sizeof(kvi_cu_stream), sizeof(CUstream));
 SAME(sizeof(uint64_t), sizeof(cuuint64_t));
 SAME(sizeof(int), sizeof(CUresult));
+SAME(sizeof(struct kvi_cu_uuid), sizeof(CUuuid));
 SAME(sizeof(struct kvi_cu_location), sizeof(CUmemLocation));
 SAME(sizeof(struct kvi_cu_allocation), sizeof(CUmemAllocationProp));
 SAME(sizeof(struct kvi_cu_access), sizeof(CUmemAccessDesc));

@@ -71,8 +71,8 @@ static void expect(const char *word)
 
 Test(check, bytes_and_segments)
 {
-    BREAK(dir->free_bytes, dir->free_bytes + 4096, "device:");
-    BREAK(dir->segment_count, dir->segment_count - 1, "device:");
+    BREAK(dir->memory[0].free_bytes, dir->memory[0].free_bytes + 4096, "device 0:");
+    BREAK(dir->memory[0].segment_count, dir->memory[0].segment_count - 1, "device 0:");
     BREAK(dir->segment_high, 1, "exists beyond");
     BREAK(full->bytes, 8192, "records do not go");
     BREAK(full->entries, NULL, "records do not go");
@@ -170,12 +170,12 @@ Test(check, is_what_a_client_hears)
     uint32_t observer = kvt_join(world, KVMEM_ROLE_OBSERVER);
     const struct kvi_msg_check_reply *reply;
 
-    dir->free_bytes += 4096;
+    dir->memory[0].free_bytes += 4096;
     kvt_plain(world, observer, KVI_OP_CHECK, 0);
-    dir->free_bytes -= 4096;
+    dir->memory[0].free_bytes -= 4096;
     reply = kvt_take_as(world, observer, KVI_OP_CHECK_REPLY);
     cr_assert(reply && reply->violations == 1);
-    cr_assert(strstr(reply->text, "device:"));
+    cr_assert(strstr(reply->text, "device 0:"));
     kvt_plain(world, observer, KVI_OP_CHECK, 0);
     reply = kvt_take_as(world, observer, KVI_OP_CHECK_REPLY);
     cr_assert(reply && reply->violations == 0);

@@ -194,7 +194,7 @@ Test(grant, segments_of_living_owners_are_not_evicted_from)
 Test(grant, empty_segments_of_other_spaces_go_before_own_entries)
 {
     uint32_t a = kvt_space(world, first, "a", KVT_SMALL, 0);
-    uint32_t b = kvt_space(world, second, "b", KVT_SMALL, 0);
+    uint32_t b = kvt_space(world, second, "b@other", KVT_SMALL, 0);
     struct kvt_granted own = kvt_get(world, first, a, 24), idle = kvt_get(world, second, b, 8);
     const struct kvi_msg_segment_gone *gone;
 

@@ -43,7 +43,7 @@ static uint32_t make_full(struct kvt_granted *got, uint32_t *b)
     uint32_t a = kvt_space(world, first, "a", KVT_SMALL, 0);
 
     *got = kvt_get(world, first, a, 32);
-    *b = kvt_space(world, second, "b", KVT_SMALL, 0);
+    *b = kvt_space(world, second, "b@other", KVT_SMALL, 0);
     return a;
 }
 
@@ -242,7 +242,7 @@ Test(wait, who_goes_waits_no_more)
     kvt_request(world, second, b, 1, KVI_REQUEST_MAY_WAIT);
     kvt_close(world, second, b);
     kvt_world_check(world);
-    b = kvt_space(world, second, "b", KVT_SMALL, 0);
+    b = kvt_space(world, second, "b@other", KVT_SMALL, 0);
     kvt_request(world, second, b, 1, KVI_REQUEST_MAY_WAIT);
     kvt_plain(world, second, KVI_OP_GOODBYE, 0);
     kvt_world_check(world);

@@ -14,6 +14,7 @@
  * Tests open the library by its path (dlopen gives the one that is open already) and find
  * `fake_cuda_control` with dlsym. Other processes are told by the environment:
  *   KVMEM_FAKE_CUDA="devices=2 version=12000 granule=65536 bytes=67108864 fail=cuMemMap:3:2"
+ *                    "init=100 off=102 mps=1 hang=cuMemCreate:3:5000"
  */
 #ifndef KVT_FAKE_CUDA_H
 #define KVT_FAKE_CUDA_H
@@ -29,6 +30,7 @@ struct fake_cuda_control {
     int device_count;
     int init_result;
     int attribute_off;      /* reported as 0 */
+    int mps_enabled;        /* as that attribute says it; below 0: a driver without it */
     uint64_t granule_bytes; /* a power of two, OS page or more */
     uint64_t device_bytes;  /* of each device */
     const char *missing;    /* function that the driver does not have */
@@ -41,6 +43,10 @@ struct fake_cuda_control {
     int fail_result;
     bool fail_always;
     uint64_t failed; /* calls that did */
+    /* The hang_nth call from now on of hang_name begins hang_ms late; other calls go on. */
+    const char *hang_name;
+    uint64_t hang_nth; /* 0 nothing is armed */
+    uint64_t hang_ms;
     /* Not 0: the next cuMemSetAccess changes so many mappings of its range, then fails. */
     uint64_t access_fails_after;
 

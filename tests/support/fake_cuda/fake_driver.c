@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "support/fake_cuda/fake_internal.h"
 
@@ -48,11 +49,24 @@ static int failure_take(const char *name)
     return control->fail_result;
 }
 
+static bool hang_take(const char *name)
+{
+    struct fake_cuda_control *control = &fake_cuda_control;
+
+    return control->hang_nth != 0 && strcmp(control->hang_name, name) == 0 &&
+           --control->hang_nth == 0;
+}
+
 int fake_enter(const char *name)
 {
     int result;
 
     pthread_mutex_lock(&fake_lock);
+    if (hang_take(name)) {
+        pthread_mutex_unlock(&fake_lock);
+        usleep((useconds_t)fake_cuda_control.hang_ms * 1000);
+        pthread_mutex_lock(&fake_lock);
+    }
     result = failure_take(name);
     if (result == 0 && !initialised && strcmp(name, "cuInit") != 0)
         result = fake_misused(name, KVI_CU_NOT_INITIALIZED);
@@ -75,12 +89,26 @@ int fake_misused(const char *name, int result)
 
 /* ---- symbols ---- */
 
+/* "name:n:m" or "name:n": cut at the name; `numbers` that are not given stay. */
+static bool call_take(char *call, uint64_t numbers[2])
+{
+    char *rest = strchr(call, ':');
+
+    if (rest == NULL)
+        return false;
+    *rest = '\0';
+    numbers[0] = strtoull(rest + 1, &rest, 0);
+    if (*rest == ':')
+        numbers[1] = strtoull(rest + 1, NULL, 0);
+    return true;
+}
+
 /* Words of KVMEM_FAKE_CUDA. The name of a function to fail stays in `words`, for good. */
 static void word_take(char *word)
 {
     struct fake_cuda_control *control = &fake_cuda_control;
     char *value = strchr(word, '=');
-    char *nth;
+    uint64_t numbers[2] = {0, KVI_CU_OUT_OF_MEMORY};
 
     if (value == NULL)
         return;
@@ -93,11 +121,20 @@ static void word_take(char *word)
         control->granule_bytes = strtoull(value, NULL, 0);
     else if (strcmp(word, "bytes") == 0)
         control->device_bytes = strtoull(value, NULL, 0);
-    else if (strcmp(word, "fail") == 0 && (nth = strchr(value, ':')) != NULL) {
-        *nth++ = '\0';
+    else if (strcmp(word, "init") == 0)
+        control->init_result = atoi(value);
+    else if (strcmp(word, "off") == 0)
+        control->attribute_off = atoi(value);
+    else if (strcmp(word, "mps") == 0)
+        control->mps_enabled = atoi(value);
+    else if (strcmp(word, "fail") == 0 && call_take(value, numbers)) {
         control->fail_name = value;
-        control->fail_nth = strtoull(nth, &nth, 0);
-        control->fail_result = *nth == ':' ? atoi(nth + 1) : KVI_CU_OUT_OF_MEMORY;
+        control->fail_nth = numbers[0];
+        control->fail_result = (int)numbers[1];
+    } else if (strcmp(word, "hang") == 0 && call_take(value, numbers)) {
+        control->hang_name = value;
+        control->hang_nth = numbers[0];
+        control->hang_ms = numbers[1];
     }
 }
 
@@ -236,6 +273,17 @@ int fake_device_total(size_t *out_bytes, kvi_cu_device device)
     return 0;
 }
 
+int fake_device_uuid(struct kvi_cu_uuid *out, kvi_cu_device device)
+{
+    int result = fake_enter("cuDeviceGetUuid");
+
+    if (result != 0)
+        return result;
+    snprintf((char *)out->bytes, sizeof(out->bytes), "fake gpu no. %d", device);
+    fake_leave();
+    return 0;
+}
+
 int fake_device_attribute(int *out_value, int attribute, kvi_cu_device device)
 {
     int result = fake_enter("cuDeviceGetAttribute");
@@ -243,6 +291,13 @@ int fake_device_attribute(int *out_value, int attribute, kvi_cu_device device)
     (void)device;
     if (result != 0)
         return result;
+    if (attribute == KVI_CU_ATTRIBUTE_MPS_ENABLED) {
+        if (fake_cuda_control.mps_enabled < 0)
+            result = KVI_CU_INVALID_VALUE;
+        *out_value = fake_cuda_control.mps_enabled;
+        fake_leave();
+        return result;
+    }
     *out_value = attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MAJOR   ? 9
                  : attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MINOR ? 0
                                                                   : 1;

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Opening a device: host memory pretending to be one, or a GPU. What the operator did not say is
+ * decided here: how much of a GPU is taken, and whether MPS stands before it.
+ *
+ * MPS: one process holds the GPU for all its clients, so that the exit of a client does not prove
+ * that its kernels have ended. A wrong "no" lets two write the same memory, a wrong "yes" costs a
+ * creation a killed segment: so with KVD_MPS_AUTO either sign is enough, the driver's word or the
+ * control pipe of an MPS daemon.
+ */
+#ifndef KVD_DEVICE_OPEN_H
+#define KVD_DEVICE_OPEN_H
+
+#include "backend/backend.h"
+#include "directory/directory.h"
+#include "options.h"
+#include "util/alloc.h"
+
+#define KVD_FREE_PERCENT 90u /* of what is free on a GPU, when the operator does not say */
+
+struct kvd_device_options {
+    enum kvd_device_kind kind;
+    uint32_t ordinal;       /* of a GPU, as the driver counts */
+    uint64_t device_bytes;  /* 0: 1 GiB of the host, KVD_FREE_PERCENT of a GPU */
+    uint64_t granule_bytes; /* of the host; 0: 64 KiB. The driver has its own */
+    enum kvd_mps mps;
+};
+
+/* A backend that creates, and what the directory is to know of it. NOT_SUPPORTED without a driver
+ * or a GPU that can do it (the detail names the remedy), INVALID naming the option, DEVICE_FULL
+ * when next to nothing is free, NO_MEMORY, SYSTEM. Takes as long as the driver takes. */
+int kvd_device_open(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
+                    struct kvi_backend **out, struct kvi_dir_device *about);
+
+#endif

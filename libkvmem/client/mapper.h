@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The mapper: driver calls that map memory, made by a helper thread, or by the caller.
+ *
+ *   client's thread                        helper thread (or the caller's own, in submit and poll)
+ *   submit ──▶ [ring of jobs] ──▶ take ──┬─ may begin ───▶ driver calls ──▶ [ring of outcomes]
+ *                                        └─ waits (counter, or behind one that does) ──▲
+ *   poll ◀── done(job) on the client's thread ◀────────────────────────────────────────┘
+ *
+ *   job       one mapping to make, change or take out: import + map, set_access, unmap + release
+ *   counter   a job may wait for a word of memory to reach a value (a lane of our own timeline:
+ *             kernels that use the mapping are done). Others pass it, but
+ *   order     jobs on overlapping addresses are carried out in the order of submission, and a
+ *             handle is released after every earlier job that names it
+ *   patience  a counter that is not reached in time fails its job with TIMED_OUT, nothing done:
+ *             whoever submitted it decides. So nothing waits for ever, at close least of all
+ *
+ *   submitted = in the ring of jobs + waiting + in the ring of outcomes + delivered
+ *   submitted − delivered ≤ KVI_MAPPER_JOBS, so that no ring overflows
+ *
+ * With a helper no driver call is made in submit, and none in poll. Without one, submit carries
+ * the job out at once if it may begin, and poll those that waited; done() is always called from
+ * poll, drain or await, never from submit.
+ *
+ * Ownership: a job's descriptor is the mapper's from a successful submit on. What a job names
+ * (backend, addresses, counter) stays its owner's and outlives it. Threads: all functions on the
+ * client's thread. The helper has all signals blocked, is called kvmem-helper, sleeps on a futex
+ * while there is nothing to do, and touches nothing of a client but the jobs.
+ */
+#ifndef KVI_CLIENT_MAPPER_H
+#define KVI_CLIENT_MAPPER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backend/backend.h"
+#include "util/alloc.h"
+
+#define KVI_MAPPER_JOBS        1024u
+#define KVI_MAPPER_PATIENCE_NS INT64_C(5000000000)
+
+struct kvi_mapper;
+
+enum kvi_mapping_kind {
+    KVI_MAPPING_MAP,
+    KVI_MAPPING_ACCESS,
+    KVI_MAPPING_UNMAP
+};
+
+struct kvi_mapping {
+    enum kvi_mapping_kind kind;
+    enum kvi_access access; /* MAP, ACCESS */
+    struct kvi_backend *backend;
+    int fd;          /* MAP: ≥ 0: import it first (consumed); < 0: `phys` is there already */
+    bool keeps_phys; /* UNMAP: do not release the handle */
+    struct kvi_phys
+        phys; /* MAP with fd: out, when the code is 0; else what is or will be mapped there */
+    uint64_t address; /* as the backend wants them */
+    uint64_t bytes;
+    const uint64_t *counter; /* not NULL: begin when *counter ≥ value */
+    uint64_t value;
+    void (*done)(const struct kvi_mapping *job); /* when it is over, well or not */
+    void *context;
+    uint64_t tag;
+    int code; /* out: 0, TIMED_OUT, or the backend's code: then all is as it was, `fd` closed */
+};
+
+struct kvi_mapper_options {
+    const struct kvi_alloc *alloc; /* outlives the mapper */
+    bool has_helper;
+    int64_t patience_ns; /* 0 = KVI_MAPPER_PATIENCE_NS */
+};
+
+struct kvi_mapper_stats {
+    uint64_t helper_jobs; /* carried out by the helper */
+    uint64_t inline_jobs; /* on the calling thread */
+};
+
+/* 0, NO_MEMORY or SYSTEM (no thread, no eventfd). */
+int kvi_mapper_create(const struct kvi_mapper_options *options, struct kvi_mapper **out);
+/* Drain, end the helper, free. NULL is allowed. */
+void kvi_mapper_destroy(struct kvi_mapper *mapper);
+
+/* Hand a job over; it is copied. 0, or BUSY (KVI_MAPPER_JOBS of them are not delivered): then
+ * `fd` is still the caller's. */
+int kvi_mapper_submit(struct kvi_mapper *mapper, const struct kvi_mapping *job);
+
+/* Carry `job` out now, on this thread, whatever waits; counter and done are not looked at. No job
+ * for these addresses is under way. Returns job->code. */
+int kvi_mapper_do(struct kvi_mapper *mapper, struct kvi_mapping *job);
+
+/* Run done() of every job that is over; how many. When job->code is not 0, kvmem_error_detail() is
+ * what the failure left on the helper's thread. */
+uint32_t kvi_mapper_poll(struct kvi_mapper *mapper);
+
+/* Wait until all jobs are over, running done(). */
+void kvi_mapper_drain(struct kvi_mapper *mapper);
+
+/* Wait until a done() has made *pending 0. */
+void kvi_mapper_await(struct kvi_mapper *mapper, const uint8_t *pending);
+
+/* Is there a helper? */
+bool kvi_mapper_has_helper(const struct kvi_mapper *mapper);
+
+/* Jobs whose done() has not run. */
+uint64_t kvi_mapper_pending(const struct kvi_mapper *mapper);
+
+/* Polls readable when a job is over and poll has not been called since (rarely once more for
+ * nothing); −1 without a helper. */
+int kvi_mapper_fd(const struct kvi_mapper *mapper);
+
+void kvi_mapper_stats(const struct kvi_mapper *mapper, struct kvi_mapper_stats *out);
+
+#endif
