@@ -26,6 +26,7 @@ static struct kvi_backend *host, *backend;
 static struct kvmem_client *client;
 static struct kvmem_space *space;
 static uint32_t fds;
+static bool has_helper;
 
 static void begin_with(const struct kvmem_space_options *options)
 {
@@ -38,10 +39,11 @@ static void begin_with(const struct kvmem_space_options *options)
     cr_assert_eq(kvi_backend_host_create(&host_options, &host), 0);
     cr_assert_eq(kvi_backend_fault_create(host, &backend), 0);
     client_options.backend = backend;
+    client_options.has_helper = has_helper;
     cr_assert_eq(kvi_link_embed(DEVICE_BYTES, 4096, &link), 0);
     cr_assert_eq(kvi_client_create(link, &kvi_alloc_libc, &client_options, &client), 0);
     cr_assert_eq(kvmem_space_open(client, options, &space), 0, "%s", kvmem_error_detail()->text);
-    cr_assert_eq(kvmem_space_reserve(space, 100, 0), 0);
+    cr_assert_eq(kvmem_space_reserve(space, 100, 1000000000), 0);
 }
 
 static void begin(void)
@@ -314,6 +316,60 @@ Test(region, no_driver_call_in_steady_state)
     for (uint32_t i = 0; i < 4; i++)
         cr_assert(kvt_region_info(regions[i]).waits == 0 &&
                   kvt_region_info(regions[i]).mapped_tokens >= 81);
+    end();
+}
+
+/* The helper maps what lies ahead; neither append nor dispatch makes a call of its own. */
+Test(region, the_helper_maps_ahead)
+{
+    struct kvi_mapper_stats before, after;
+    struct kvmem_region *region;
+    struct kvmem_seq seq;
+
+    has_helper = true;
+    begin();
+    seq = seq_of(1);
+    region = region_of(seq);
+    kvi_mapper_stats(client->mapper, &before);
+    for (uint32_t step = 0; step < 300; step++) {
+        append(seq, 1);
+        dispatch();
+        kvi_mapper_drain(client->mapper); /* faster than the model ever is */
+        cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
+    }
+    kvi_mapper_stats(client->mapper, &after);
+    cr_assert_eq(kvt_region_info(region).waits, 0);
+    cr_assert(after.helper_jobs - before.helper_jobs >= 75 &&
+              after.inline_jobs == before.inline_jobs);
+    end();
+}
+
+/* One that the helper could not map leaves a gap behind which nothing stays mapped. */
+Test(region, the_helper_fails)
+{
+    struct kvmem_region_options options = {
+        .size = sizeof(options), .token_limit = LIMIT, .ahead_blocks = 8};
+
+    has_helper = true;
+    begin();
+    for (uint64_t n = 1; n <= 8; n++) {
+        struct kvmem_region *region;
+        struct kvmem_seq seq = seq_of(4);
+
+        cr_assert_eq(kvmem_region_open(space, seq, &options, &region), 0);
+        append(seq, 32);
+        cr_assert_eq(kvi_backend_fault_arm(backend, KVI_BACKEND_CALL_MAP, n, KVMEM_E_SYSTEM, false),
+                     0);
+        dispatch();
+        kvi_mapper_drain(client->mapper);
+        cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
+        cr_assert_eq(kvt_region_info(region).mapped_blocks, 9 + n - 1);
+        kvi_backend_fault_disarm(backend);
+        dispatch();
+        kvi_mapper_drain(client->mapper);
+        cr_assert_eq(kvt_region_info(region).mapped_blocks, 17);
+        cr_assert_eq(kvmem_seq_free(space, seq, kvmem_fence_none()), 0);
+    }
     end();
 }
 
