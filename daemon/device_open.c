@@ -64,12 +64,14 @@ static bool is_under_mps(enum kvd_mps mps, const struct kvi_backend_cuda_device 
 }
 
 /* How much to take: what was asked for, or a share of what is free now, in whole granules. */
-static int choose_bytes(const struct kvd_device_options *options, uint64_t free_bytes,
-                        uint64_t granule_bytes, uint64_t *out_bytes)
+static int choose_bytes(const struct kvd_device_options *options,
+                        const struct kvi_backend_memory *memory, uint64_t granule_bytes,
+                        uint64_t *out_bytes)
 {
+    uint64_t free_bytes = memory->free_bytes;
     uint64_t bytes = options->device_bytes;
 
-    if (bytes > free_bytes)
+    if (bytes > free_bytes && bytes <= memory->total_bytes)
         kvd_log_always("cuda:%" PRIu32 ": --device-bytes is %" PRIu64 ", free are only %" PRIu64
                        " now: some segments cannot be created until others leave the device",
                        options->ordinal, bytes, free_bytes);
@@ -99,8 +101,7 @@ static int open_sized(const struct kvd_device_options *options,
         return rc;
     rc = kvi_backend_memory(first, &memory);
     if (rc == 0)
-        rc = choose_bytes(options, memory.free_bytes, first->info.granule_bytes,
-                          &cuda->device_bytes);
+        rc = choose_bytes(options, &memory, first->info.granule_bytes, &cuda->device_bytes);
     if (rc == 0)
         rc = kvi_backend_cuda_create(cuda, out);
     kvi_backend_destroy(first);

@@ -186,6 +186,7 @@ static void devices_ready(struct kvd_watch *watch, uint32_t events)
     if (read(watch->fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
         kvd_log("the devices' eventfd: %s", strerror(errno));
     kvd_loop_arm(server->loop, watch, POLLIN);
+    kvd_devices_look(server->devices); /* the log says why before a client hears of it */
     kvd_server_settle(server);
 }
 
@@ -305,16 +306,15 @@ static void say_ready(const struct kvd_server *server)
     uint32_t count = kvd_devices_count(server->devices);
     char text[256];
 
-    describe(server, 0, text, sizeof(text));
-    if (count > 1) {
-        for (uint32_t i = 0; i < count; i++) {
-            describe(server, i, text, sizeof(text));
+    for (uint32_t i = 0; i < count; i++) {
+        describe(server, i, text, sizeof(text));
+        if (count > 1)
             kvd_log_always("device %u: %s", i, text);
-        }
-        snprintf(text, sizeof(text), "%u of them", count);
     }
-    kvd_log_always("ready: device %s, loop %s, socket %s", text, kvd_loop_engine(server->loop),
-                   server->listener.path);
+    if (count > 1)
+        snprintf(text, sizeof(text), "%u of them", count);
+    kvd_log_always("ready: device%s %s, loop %s, socket %s", count > 1 ? "s," : "", text,
+                   kvd_loop_engine(server->loop), server->listener.path);
     kvd_notify("READY=1");
 }
 

@@ -70,6 +70,7 @@ int kvctl_cmd_map(struct kvctl_run *run);
 int kvctl_cmd_frag(struct kvctl_run *run);
 int kvctl_cmd_clients(struct kvctl_run *run);
 int kvctl_cmd_spaces(struct kvctl_run *run);
+int kvctl_cmd_devices(struct kvctl_run *run);
 int kvctl_cmd_check(struct kvctl_run *run);
 int kvctl_cmd_version(struct kvctl_run *run);
 int kvctl_cmd_help(struct kvctl_run *run);

@@ -80,6 +80,23 @@ static const struct kvctl_verb verbs[] = {
         .run = kvctl_cmd_spaces,
     },
     {
+        .name = "devices",
+        .summary = "the daemon's devices: memory, state of their drivers, MPS",
+        .help = "Lists devices in the order in which they were given to kvmemd --device: what\n"
+                "the daemon may take of each and what is free of that, the smallest mapping\n"
+                "unit, segments that exist there, and\n"
+                "\n"
+                "  state  ok, or stuck: a driver call has not returned for two seconds. Nothing\n"
+                "         is created there meanwhile; what to do is printed below the table\n"
+                "  mps    on: engines share the GPU through MPS, so that the memory of a killed\n"
+                "         one is created afresh (kvmemd --mps)\n"
+                "  uuid   as nvidia-smi -L shows it\n"
+                "\n"
+                "Narrow terminals show fewer columns.\n",
+        .needs_daemon = true,
+        .run = kvctl_cmd_devices,
+    },
+    {
         .name = "check",
         .summary = "verify every invariant of the daemon's books; status 1 if one fails",
         .help = "The daemon walks all its structures and verifies every equation between them:\n"

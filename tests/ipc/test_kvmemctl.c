@@ -123,6 +123,7 @@ enum script {
     GOOD,
     REFUSES_VERSION, /* error VERSION to the hello */
     OTHER_VERSION,   /* a welcome with a version from the future */
+    FIRST_VERSION,   /* a daemon of the first release */
     SILENT,          /* never answers */
     GARBAGE,         /* answers with bytes that are no message */
     HANGS_UP,        /* closes after the hello */
@@ -161,7 +162,9 @@ static void answer_hello(int fd, enum script script, uint32_t serial)
         strcpy(error->text, "hello.version: the client speaks 1 to 1, the daemon 8 to 9");
     } else {
         kvi_wire_begin(welcome, KVI_OP_WELCOME, serial);
-        welcome->version = script == OTHER_VERSION ? 9 : KVI_PROTOCOL_VERSION;
+        welcome->version = script == OTHER_VERSION   ? 9
+                           : script == FIRST_VERSION ? 1
+                                                     : KVI_PROTOCOL_VERSION;
         welcome->version_min = script == OTHER_VERSION ? 8 : 1;
         welcome->device_count = 1;
         welcome->device_bytes = 64 << 20;
@@ -236,6 +239,28 @@ static void answer_segments(uint32_t serial)
     memset(records[0].used_cells + 32, 255, 16);
 }
 
+static void answer_devices(uint32_t serial)
+{
+    struct kvi_msg_devices_reply *reply = (void *)reply_bytes;
+    struct kvi_rec_device_info *records;
+
+    kvi_wire_begin(reply, KVI_OP_DEVICES_REPLY, serial);
+    reply->device_count = 2;
+    records = kvi_wire_tail(reply, 0);
+    memset(records, 0, 2 * sizeof(*records));
+    for (uint32_t i = 0; i < 2; i++) {
+        records[i].kind = 2;
+        records[i].state = i;
+        records[i].flags = i ? KVI_DEVICE_MPS : 0;
+        records[i].device_bytes = (1ull << 53) + 1;
+        records[i].free_bytes = 3ull << 30;
+        records[i].granule_bytes = 2 << 20;
+        records[i].segment_count = 1234;
+        memset(records[i].uuid, 0xa0 + (int)i, sizeof(records[i].uuid));
+        snprintf(records[i].name, sizeof(records[i].name), "cuda:%u NVIDIA\033[31m H200", i);
+    }
+}
+
 static void answer_check(uint32_t serial, enum script script)
 {
     struct kvi_msg_check_reply *reply = (void *)reply_bytes;
@@ -285,6 +310,8 @@ static void answer(int fd, enum script script)
         answer_spaces(request->serial);
     } else if (request->opcode == KVI_OP_SEGMENTS) {
         answer_segments(request->serial);
+    } else if (request->opcode == KVI_OP_DEVICES) {
+        answer_devices(request->serial);
     } else if (request->opcode == KVI_OP_CHECK) {
         answer_check(request->serial, script);
     } else {
@@ -380,6 +407,32 @@ Test(kvmemctl, lists_of_several_messages)
     has(scripted_ctl("clients --json")->out, "\"owned_bytes\":\t9007199254740993");
 }
 
+Test(kvmemctl, devices)
+{
+    const struct result *result;
+    const cJSON *device;
+    cJSON *document;
+
+    start(GOOD);
+    result = scripted_ctl("devices");
+    ends_with(result, 0);
+    has(result->out, "cuda:0 NVIDIA?[31m H200");
+    has(result->out, "3.0 GiB");
+    has(result->out, "1,234");
+    has(result->out, "nvidia-smi");
+    cr_assert_null(strchr(result->out, '\033'));
+    has(scripted_ctl("devices --json")->out, "\"device_bytes\":\t9007199254740993");
+    document = json_of(scripted_ctl("devices --json"));
+    cr_assert_eq(cJSON_GetArraySize(cJSON_GetObjectItem(document, "devices")), 2);
+    device = cJSON_GetArrayItem(cJSON_GetObjectItem(document, "devices"), 1);
+    cr_assert_eq(number_at(device, "device"), 1);
+    cr_assert_str_eq(cJSON_GetObjectItem(device, "state_name")->valuestring, "stuck");
+    cr_assert(cJSON_IsTrue(cJSON_GetObjectItem(device, "is_under_mps")));
+    cr_assert_str_eq(cJSON_GetObjectItem(device, "uuid")->valuestring,
+                     "GPU-a1a1a1a1-a1a1-a1a1-a1a1-a1a1a1a1a1a1");
+    cJSON_Delete(document);
+}
+
 Test(kvmemctl, map)
 {
     const struct result *result;
@@ -467,6 +520,7 @@ Test(kvmemctl, every_way_to_fail)
     } cases[] = {
         {REFUSES_VERSION, "stats", "the client speaks 1 to 1, the daemon 8 to 9"},
         {OTHER_VERSION, "stats", "speaks 8 to 9"},
+        {FIRST_VERSION, "devices", "speaks 1 to 1"},
         {SILENT, "stats --timeout 0.2", "did not answer hello within 200.0 ms"},
         {GARBAGE, "stats", "does not speak kvmem's protocol"},
         {HANGS_UP, "map", "ended the connection while it was asked for"},
@@ -654,6 +708,7 @@ Test(kvmemctl, real_daemon)
     struct kvmem_client *client = NULL;
     struct kvmem_space *space;
     const struct result *result;
+    const cJSON *device;
     cJSON *document;
 
     kvt_daemon_prepare(&daemon);
@@ -674,6 +729,15 @@ Test(kvmemctl, real_daemon)
     cr_assert_eq(number_at(document, "published_blocks"), 100);
     cr_assert_eq(number_at(document, "leaked_blocks"), 0);
     cJSON_Delete(document);
+    document = json_of(ctl(daemon.socket_path, "C", "devices --json"));
+    device = cJSON_GetArrayItem(cJSON_GetObjectItem(document, "devices"), 0);
+    cr_assert_eq(number_at(device, "device_bytes"), 64 << 20);
+    cr_assert_gt(number_at(device, "segment_count"), 0);
+    cr_assert(cJSON_IsNull(cJSON_GetObjectItem(device, "uuid")));
+    cJSON_Delete(document);
+    result = ctl(daemon.socket_path, "C", "devices");
+    has(result->out, "host");
+    cr_assert_null(strstr(result->out, "nvidia-smi"), "advice only when it is needed");
     result = ctl(daemon.socket_path, "C.UTF-8", "map");
     ends_with(result, 0);
     has(result->out, "painter");

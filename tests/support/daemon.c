@@ -82,6 +82,21 @@ void kvt_daemon_prepare(struct kvt_daemon *daemon)
     snprintf(daemon->log_path, sizeof(daemon->log_path), "%s/log", daemon->directory);
 }
 
+void kvt_daemon_fake_cuda(const char *words)
+{
+    char folder[512];
+
+    if (words == NULL) {
+        unsetenv("LD_LIBRARY_PATH");
+        unsetenv("KVMEM_FAKE_CUDA");
+        return;
+    }
+    snprintf(folder, sizeof(folder), "%s", kvt_program_path("tests/fake_cuda"));
+    setenv("LD_LIBRARY_PATH", folder, 1);
+    setenv("KVMEM_FAKE_CUDA", words, 1);
+    setenv("CUDA_MPS_PIPE_DIRECTORY", "/nonexistent", 1);
+}
+
 static void spawn(struct kvt_process *process, const struct kvt_daemon *daemon, const char *program,
                   const char *const *arguments)
 {

@@ -24,6 +24,10 @@ struct kvt_daemon {
 /* Make the directory. No daemon yet. */
 void kvt_daemon_prepare(struct kvt_daemon *daemon);
 
+/* Daemons, and others, that are started from now on find the fake CUDA driver (fake_cuda.h), which
+ * is told `words`, and no sign of MPS; NULL: none of this. */
+void kvt_daemon_fake_cuda(const char *words);
+
 /* Run kvmemd there with --socket and `options` (up to NULL), with a new log, and wait until it is
  * ready. */
 void kvt_daemon_start(struct kvt_daemon *daemon, const char *const *options);

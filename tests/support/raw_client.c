@@ -192,19 +192,23 @@ bool kvt_raw_join(struct kvt_raw *raw, const char *socket_path, const char *name
     return kvt_raw_connect(raw, socket_path) == 0 && kvt_raw_hello(raw, name);
 }
 
-bool kvt_raw_space_open(struct kvt_raw *raw, const char *name, uint32_t *space)
+bool kvt_raw_space_open_on(struct kvt_raw *raw, const char *name, uint32_t device, uint32_t *space)
 {
     static struct kvt_raw_message reply;
     struct {
         struct kvi_msg_space_open message;
         struct kvi_rec_group group[2]; /* one, and room for the tail's alignment */
     } request;
+    const char *slash = strchr(name, '/');
     struct kvi_rec_group *group;
 
     memset(&request, 0, sizeof(request));
     kvi_wire_begin(&request.message, KVI_OP_SPACE_OPEN, 0);
-    snprintf(request.message.name, sizeof(request.message.name), "%s", name);
-    snprintf(request.message.domain, sizeof(request.message.domain), "tests");
+    snprintf(request.message.name, sizeof(request.message.name), "%s",
+             slash != NULL ? slash + 1 : name);
+    snprintf(request.message.domain, sizeof(request.message.domain), "%.*s",
+             slash != NULL ? (int)(slash - name) : 5, slash != NULL ? name : "tests");
+    request.message.flags = (device + 1) << 8;
     request.message.layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
     request.message.block_tokens = 16;
     request.message.shard_count = 1;
@@ -221,6 +225,11 @@ bool kvt_raw_space_open(struct kvt_raw *raw, const char *name, uint32_t *space)
         return false;
     *space = reply.as.space_opened.space;
     return true;
+}
+
+bool kvt_raw_space_open(struct kvt_raw *raw, const char *name, uint32_t *space)
+{
+    return kvt_raw_space_open_on(raw, name, 0, space);
 }
 
 bool kvt_raw_blocks(struct kvt_raw *raw, uint32_t space, uint32_t block_count,

@@ -88,6 +88,9 @@ bool kvt_raw_join(struct kvt_raw *raw, const char *socket_path, const char *name
  * refused. */
 bool kvt_raw_space_open(struct kvt_raw *raw, const char *name, uint32_t *space);
 
+/* The same on a device of the daemon's; `name` may be DOMAIN/NAME. */
+bool kvt_raw_space_open_on(struct kvt_raw *raw, const char *name, uint32_t device, uint32_t *space);
+
 /* Ask for blocks. True when some were granted; closes descriptors that came. */
 bool kvt_raw_blocks(struct kvt_raw *raw, uint32_t space, uint32_t block_count,
                     struct kvt_raw_message *grant);
