@@ -185,6 +185,20 @@ static int is_owner_right(const struct kvi_dir *dir, const struct kvi_dir_segmen
     }
 }
 
+static int check_taint(const struct check *check, uint32_t number)
+{
+    const struct kvi_dir_segment *segment = &check->dir->segments[number];
+    uint32_t device = kvi_dir_device_of(check->dir, segment);
+
+    if (!segment->is_tainted)
+        return 0;
+    if (segment->state != KVI_SEGMENT_HANDED_IN || segment->entry_count == 0 ||
+        !check->dir->options.devices[device].exit_proves_nothing)
+        return violated(check, "segment %u: is tainted in state %u with %u entries on device %u",
+                        number, segment->state, segment->entry_count, device);
+    return 0;
+}
+
 static int check_mappers(const struct check *check, uint32_t number)
 {
     const struct kvi_dir *dir = check->dir;
@@ -235,7 +249,9 @@ static int check_segment(struct check *check, uint32_t number)
         segment->bytes != space->geometry.segment_bytes)
         return violated(check, "segment %u: records do not go with state %u", number,
                         segment->state);
-    code = check_mappers(check, number);
+    code = check_taint(check, number);
+    if (code == 0)
+        code = check_mappers(check, number);
     if (code == 0 && has_records)
         code = check_entries(check, number);
     if (code == 0 && has_records)
@@ -263,6 +279,7 @@ static int check_segments(struct check *check)
 {
     const struct kvi_dir *dir = check->dir;
     struct kvi_dir_memory used[KVI_DEVICE_LIMIT] = {{0}};
+    uint32_t tainted = 0;
 
     for (uint32_t i = 0; i < dir->segment_limit; i++) {
         int code;
@@ -279,7 +296,11 @@ static int check_segments(struct check *check)
             return code;
         used[kvi_dir_device_of(dir, &dir->segments[i])].free_bytes += dir->segments[i].bytes;
         used[kvi_dir_device_of(dir, &dir->segments[i])].segment_count++;
+        tainted += dir->segments[i].is_tainted;
     }
+    if (tainted != dir->tainted_count)
+        return violated(check, "segments: counts %u tainted ones, has %u", dir->tainted_count,
+                        tainted);
     return check_devices(check, used);
 }
 

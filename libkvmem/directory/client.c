@@ -278,11 +278,14 @@ static void reclaim(struct kvi_dir *dir, struct kvi_dir_client *client)
     int is_orphaned = client->state != KVI_DIR_CLIENT_GOODBYE;
 
     client->state = KVI_DIR_CLIENT_GONE;
-    if (is_orphaned)
+    if (is_orphaned) {
         dir->totals.orphaned_segments += client->owned_segments;
+        kvi_dir_segment_taint(dir, client->number);
+    }
     while (client->opens)
         kvi_dir_open_close(dir, client->opens);
     kvi_dir_fence_break(dir, client);
+    kvi_dir_segment_sweep(dir);
     assert(client->owned_segments == 0 && client->owned_bytes == 0 &&
            client->mapped_segments == 0 && client->lease_count == 0 && client->pin_count == 0 &&
            client->fds_reserved == 0);

@@ -58,7 +58,7 @@ static void fold_segment(uint64_t *digest, const struct kvi_dir_segment *segment
         return;
     fold(digest, (uint64_t)segment->space << 32 | segment->slot);
     fold(digest, (uint64_t)segment->owner << 32 | segment->generation);
-    fold(digest, segment->is_ready);
+    fold(digest, (uint64_t)segment->is_tainted << 1 | segment->is_ready);
     fold_bytes(digest, segment->mappers, sizeof(segment->mappers));
     if (segment->entries)
         fold_entries(digest, segment);

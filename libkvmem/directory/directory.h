@@ -13,6 +13,9 @@
  * A segment is FREE → CREATING → OWNED ⇄ HANDED_IN → (DRAINING →) FREE; a dead owner's segment
  * is QUARANTINED from the end of file to its process' exit, then HANDED_IN with its entries.
  *
+ * Under exit_proves_nothing such segments are tainted: their entries are found still, their memory
+ * is given to nobody before it was released and created afresh.
+ *
  * Equations (kvi_dir_check verifies them all):
  *   a device's bytes       = its free bytes + Σ bytes of its segments
  *   blocks of a segment    = entries + others (the owner's when OWNED, idle when HANDED_IN)

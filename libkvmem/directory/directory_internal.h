@@ -73,8 +73,9 @@ struct kvi_dir_segment {
     uint32_t owner; /* client number; OWNED, QUARANTINED, or CREATING with a request behind it */
     uint32_t slot;
     uint16_t space;
-    uint8_t state;    /* enum kvi_segment_state */
-    uint8_t is_ready; /* created, not yet told to its owner */
+    uint8_t state;          /* enum kvi_segment_state */
+    uint8_t is_ready : 1;   /* created, not yet told to its owner */
+    uint8_t is_tainted : 1; /* HANDED_IN, but its last owner's kernels may still write there */
     uint32_t generation;
     uint32_t fence_count; /* words of kvi_dir_fences() that are not 0 */
     uint64_t mappers[KVI_CLIENT_LIMIT / 64];
@@ -215,6 +216,7 @@ struct kvi_dir {
     struct kvi_dir_env env;
     uint64_t started_ns;
     struct kvi_dir_memory memory[KVI_DEVICE_LIMIT];
+    uint32_t tainted_count; /* segments */
     uint64_t stamp;
     uint32_t session_serial;
     uint32_t segment_limit;
@@ -325,6 +327,11 @@ int kvi_dir_segment_move(struct kvi_dir *dir, uint32_t number, struct kvi_dir_op
 void kvi_dir_segment_disown(struct kvi_dir *dir, struct kvi_dir_segment *segment);
 /* The request behind a CREATING segment is gone: it will be handed in when it comes. */
 void kvi_dir_segment_forsake(struct kvi_dir *dir, struct kvi_dir_segment *segment);
+/* The client was not proved dead: nothing of what it owns on devices where that matters is given
+ * to anybody again. To be called before its segments are disowned. */
+void kvi_dir_segment_taint(struct kvi_dir *dir, uint32_t client);
+/* Drop tainted segments that no entry is left in. */
+void kvi_dir_segment_sweep(struct kvi_dir *dir);
 /* Evict what is in it, tell its mappers, release it. HANDED_IN without references. */
 void kvi_dir_segment_drop(struct kvi_dir *dir, uint32_t number);
 /* A client maps it, or does not any more. */
@@ -395,7 +402,8 @@ void kvi_dir_entry_evict_oldest(struct kvi_dir *dir, uint32_t number, const uint
                                 uint32_t count);
 /* Evict all; none is referenced. */
 void kvi_dir_entry_evict_all(struct kvi_dir *dir, uint32_t number);
-/* What it names was never written: evict it; rename it to nobody's name when it is referenced. */
+/* What it names was never written: evict it; or rename it to nobody's name where it is referenced,
+ * or its segment has an owner, who would not know of another free block. */
 void kvi_dir_entry_break(struct kvi_dir *dir, uint32_t number, uint32_t block);
 /* End all leases of `open`, the highest index first. */
 void kvi_dir_entry_unlease_all(struct kvi_dir *dir, struct kvi_dir_open *open);

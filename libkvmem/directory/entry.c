@@ -237,7 +237,7 @@ void kvi_dir_entry_break(struct kvi_dir *dir, uint32_t number, uint32_t block)
 {
     struct kvi_dir_segment *segment = &dir->segments[number];
 
-    if (kvi_dir_is_referenced(&segment->entries[block])) {
+    if (kvi_dir_is_referenced(&segment->entries[block]) || segment->state == KVI_SEGMENT_OWNED) {
         rename_entry(dir, number, block);
         return;
     }

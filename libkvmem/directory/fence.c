@@ -13,8 +13,8 @@
  * looks an entry up gets the fence, and waits for it on the GPU.
  *
  * When a publisher is gone, what it had not reached never will be: such an entry goes, or, where
- * others hold it, gets a name that nobody asks for and stays until they let go.
- * Nothing here allocates or fails.
+ * others hold it or own its segment, gets a name that nobody asks for and stays until it is
+ * evicted. Nothing here allocates or fails.
  */
 #include "directory/directory_internal.h"
 

@@ -3,7 +3,8 @@
  * Who gets memory: the plan of a request for blocks.
  *
  *   1  idle blocks of HANDED_IN segments of the space, the fullest segment first
- *   2  new segments, while bytes are free and the quota allows
+ *   2  new segments, while bytes are free and the quota allows; tainted ones are dropped for
+ *      them before anything else has to go
  *   3  eviction, the coldest first:
  *        a whole segment of another space, when it is colder than everything of the own one:
  *          moved where it is of the same size and sharing domain, else dropped for a new one
@@ -63,6 +64,11 @@ static int is_own(const struct plan *plan, const struct kvi_dir_segment *segment
 
 /* ---- adoption ---- */
 
+static int may_adopt(const struct kvi_dir_segment *segment)
+{
+    return segment->state == KVI_SEGMENT_HANDED_IN && !segment->is_tainted;
+}
+
 /* Take over a HANDED_IN segment: all idle blocks of it are granted with it. */
 static enum step adopt(struct plan *plan, uint32_t number)
 {
@@ -107,7 +113,7 @@ static enum step adopt_idle(struct plan *plan)
         if (number == KVI_DIR_NONE)
             continue;
         segment = &dir->segments[number];
-        if (segment->state == KVI_SEGMENT_HANDED_IN && kvi_dir_segment_idle(segment) > 0)
+        if (may_adopt(segment) && kvi_dir_segment_idle(segment) > 0)
             kvi_heap_append(heap, (uint64_t)kvi_dir_segment_idle(segment) << 32 | slot, number);
     }
     kvi_heap_order(heap);
@@ -203,7 +209,7 @@ static uint64_t foreign_cold(struct plan *plan)
 /* A handle belongs to one sharing domain for life, so inside it the memory may stay what it is. */
 static int may_move(const struct plan *plan, const struct kvi_dir_segment *segment)
 {
-    return segment->bytes == plan->space->geometry.segment_bytes &&
+    return !segment->is_tainted && segment->bytes == plan->space->geometry.segment_bytes &&
            strcmp(plan->dir->spaces[segment->space].domain, plan->space->domain) == 0;
 }
 
@@ -259,18 +265,51 @@ static enum step take_foreign(struct plan *plan)
     return STEP_FOUND;
 }
 
+/* ---- tainted memory ---- */
+
+/* Its bytes would help: those of the own space under a quota, too. */
+static int may_drop_tainted(const struct plan *plan, const struct kvi_dir_segment *segment)
+{
+    return segment->is_tainted && segment->state == KVI_SEGMENT_HANDED_IN &&
+           segment->referenced_count == 0 &&
+           kvi_dir_device_of(plan->dir, segment) == plan->space->device &&
+           (is_own(plan, segment) || kvi_dir_space_quota_allows(plan->space));
+}
+
+/* One segment, so that its bytes can be created afresh. */
+static enum step drop_tainted(struct plan *plan)
+{
+    struct kvi_dir *dir = plan->dir;
+
+    if (dir->tainted_count == 0 || plan->request->create_code != 0)
+        return STEP_NONE;
+    for (uint32_t number = 0; number < dir->segment_high; number++) {
+        struct kvi_dir_space *space = &dir->spaces[dir->segments[number].space];
+
+        if (!may_drop_tainted(plan, &dir->segments[number]))
+            continue;
+        if (kvi_dir_client_fd_room(dir, plan->client) == 0)
+            return STEP_HELD;
+        kvi_dir_segment_drop(dir, number);
+        kvi_dir_space_settle(dir, space);
+        plan->chosen = 0;
+        plan->has_foreign = 0;
+        return STEP_FOUND;
+    }
+    return STEP_NONE;
+}
+
 /* ---- eviction in the own space ---- */
 
 static int may_evict_blocks(const struct plan *plan, const struct kvi_dir_segment *segment)
 {
-    return segment->state == KVI_SEGMENT_HANDED_IN ||
+    return may_adopt(segment) ||
            (segment->state == KVI_SEGMENT_OWNED && segment->owner == plan->client->number);
 }
 
 static int may_take_whole(const struct kvi_dir_segment *segment)
 {
-    return segment->state == KVI_SEGMENT_HANDED_IN && segment->referenced_count == 0 &&
-           segment->entry_count > 0;
+    return may_adopt(segment) && segment->referenced_count == 0 && segment->entry_count > 0;
 }
 
 static void build_own(struct plan *plan)
@@ -418,6 +457,11 @@ static enum step create_or_evict(struct plan *plan)
 
         if (step != STEP_FOUND || lacking(plan) == 0)
             return step;
+        step = drop_tainted(plan);
+        if (step == STEP_HELD)
+            return step;
+        if (step == STEP_FOUND)
+            continue;
         own = own_cold(plan);
         foreign = foreign_cold(plan);
         step = STEP_NONE;
@@ -462,16 +506,19 @@ uint64_t kvi_dir_obtainable_blocks(const struct kvi_dir *dir, const struct kvi_d
     const struct kvi_dir_space *space = &dir->spaces[open->space];
     uint64_t segment_bytes = space->geometry.segment_bytes;
     uint64_t bytes = dir->memory[space->device].free_bytes;
+    uint64_t used = space->segment_count;
     uint64_t segments;
     uint64_t blocks = 0;
 
     for (uint32_t i = 0; i < dir->segment_high; i++) {
         const struct kvi_dir_segment *s = &dir->segments[i];
 
-        if (s->space != open->space) {
+        if (s->space != open->space || s->is_tainted) {
             if (s->state == KVI_SEGMENT_HANDED_IN && s->referenced_count == 0 &&
-                kvi_dir_device_of(dir, s) == space->device)
+                kvi_dir_device_of(dir, s) == space->device) {
                 bytes += s->bytes;
+                used -= s->space == open->space;
+            }
         } else if (s->state == KVI_SEGMENT_HANDED_IN) {
             blocks += s->block_count - s->referenced_count;
         } else if (s->state == KVI_SEGMENT_OWNED && s->owner == open->client) {
@@ -481,12 +528,12 @@ uint64_t kvi_dir_obtainable_blocks(const struct kvi_dir *dir, const struct kvi_d
     segments = bytes / segment_bytes;
     if (space->quota_bytes != 0) {
         uint64_t allowed = space->quota_bytes / segment_bytes;
-        uint64_t room = allowed > space->segment_count ? allowed - space->segment_count : 0;
+        uint64_t room = allowed > used ? allowed - used : 0;
 
         if (segments > room)
             segments = room;
     }
-    if (segments > space->segment_limit - space->segment_count)
-        segments = space->segment_limit - space->segment_count;
+    if (segments > space->segment_limit - used)
+        segments = space->segment_limit - used;
     return blocks + segments * space->geometry.blocks_per_segment;
 }

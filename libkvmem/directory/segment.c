@@ -11,6 +11,10 @@
  * From HANDED_IN a segment may also move to another space of the same sharing domain and become
  * OWNED there: number and memory stay, slot and generation are new.
  *
+ * Where the exit of a process does not prove that its kernels have ended (MPS), the segments that
+ * it owned are *tainted* for good: HANDED_IN, with entries that may be looked up and leased, but
+ * never adopted or moved. They are dropped when no entry is left, or memory is wanted.
+ *
  * A segment takes the lowest free number and the lowest free slot of its space; the slot's
  * generation counts up, so that a message about its predecessor is known as such. Records are
  * allocated before anything changes, and arrays of dropped segments are kept for the next one.
@@ -286,7 +290,8 @@ void kvi_dir_segment_adopt(struct kvi_dir *dir, uint32_t number, struct kvi_dir_
 {
     struct kvi_dir_segment *segment = &dir->segments[number];
 
-    assert(segment->state == KVI_SEGMENT_HANDED_IN && segment->owner == KVI_NO_CLIENT);
+    assert(segment->state == KVI_SEGMENT_HANDED_IN && segment->owner == KVI_NO_CLIENT &&
+           !segment->is_tainted);
     segment->state = KVI_SEGMENT_OWNED;
     set_owner(dir, segment, open);
     dir->totals.adopted_segments++;
@@ -366,6 +371,8 @@ void kvi_dir_segment_drop(struct kvi_dir *dir, uint32_t number)
     assert(segment->state == KVI_SEGMENT_HANDED_IN && segment->referenced_count == 0);
     if (segment->entry_count > 0)
         dir->totals.evicted_segments++;
+    dir->tainted_count -= segment->is_tainted;
+    segment->is_tainted = 0;
     kvi_dir_entry_evict_all(dir, number);
     keep_records(dir, segment->entries, kvi_dir_records_bytes(segment->block_count));
     segment->entries = NULL;
@@ -381,6 +388,33 @@ void kvi_dir_segment_drop(struct kvi_dir *dir, uint32_t number)
     end_segment(dir, number);
 }
 
+void kvi_dir_segment_taint(struct kvi_dir *dir, uint32_t client)
+{
+    for (uint32_t i = 0; i < dir->segment_high; i++) {
+        struct kvi_dir_segment *segment = &dir->segments[i];
+
+        if (segment->state != KVI_SEGMENT_QUARANTINED || segment->owner != client ||
+            !dir->options.devices[kvi_dir_device_of(dir, segment)].exit_proves_nothing)
+            continue;
+        segment->is_tainted = 1;
+        dir->tainted_count++;
+    }
+}
+
+void kvi_dir_segment_sweep(struct kvi_dir *dir)
+{
+    for (uint32_t i = 0; dir->tainted_count > 0 && i < dir->segment_high; i++) {
+        struct kvi_dir_segment *segment = &dir->segments[i];
+        struct kvi_dir_space *space = &dir->spaces[segment->space];
+
+        if (!segment->is_tainted || segment->state != KVI_SEGMENT_HANDED_IN ||
+            segment->entry_count > 0)
+            continue;
+        kvi_dir_segment_drop(dir, i);
+        kvi_dir_space_settle(dir, space);
+    }
+}
+
 int kvi_dir_segment_move(struct kvi_dir *dir, uint32_t number, struct kvi_dir_open *open)
 {
     struct kvi_dir_segment *segment = &dir->segments[number];
@@ -388,7 +422,8 @@ int kvi_dir_segment_move(struct kvi_dir *dir, uint32_t number, struct kvi_dir_op
     uint32_t slot = lowest_free_slot(to);
     void *records = segment->entries;
 
-    assert(segment->state == KVI_SEGMENT_HANDED_IN && segment->referenced_count == 0);
+    assert(segment->state == KVI_SEGMENT_HANDED_IN && segment->referenced_count == 0 &&
+           !segment->is_tainted);
     assert(segment->bytes == to->geometry.segment_bytes && from->device == to->device);
     if (slot == to->segment_limit)
         return KVMEM_E_LIMIT;

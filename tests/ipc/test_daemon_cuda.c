@@ -15,6 +15,8 @@
 
 #include <kvmem/error.h>
 
+#include "backend/backend_cuda.h"
+#include "support/cuda_fake.h"
 #include "support/daemon.h"
 #include "support/raw_client.h"
 
@@ -241,6 +243,59 @@ Test(daemon_cuda, memory_comes_and_goes)
     }
     /* Each of at most 65 segments is a memfd of the fake's and a descriptor that is kept. */
     fds_come_down_to(fds_before + 2 * 65);
+    stop();
+}
+
+/* Import and map what a grant brought, on the device of this process' own driver; written bytes. */
+static uint64_t import_and_write(struct kvi_backend *backend, uint64_t bytes)
+{
+    struct kvi_phys phys;
+    uint64_t base;
+
+    cr_assert_eq(kvi_backend_segment_import_consume(backend, message.fds[0], bytes, &phys), 0, "%s",
+                 kvmem_error_detail()->text);
+    cr_assert_eq(kvi_backend_reserve(backend, bytes, 0, &base), 0);
+    cr_assert_eq(kvi_backend_map(backend, phys, base, bytes, KVI_ACCESS_RW), 0, "%s",
+                 kvmem_error_detail()->text);
+    cr_assert_eq(kvi_backend_copy_in(backend, base, "abcdefgh", 8, 0), 0);
+    return base;
+}
+
+Test(daemon_cuda, a_client_imports_what_it_is_sent)
+{
+    struct kvi_backend_cuda_options options = {
+        .options_bytes = sizeof(options), .device_index = 1, .driver_path = kvt_fake_path()};
+    uint64_t bytes = SEGMENT_BLOCKS * UINT64_C(16384);
+    struct kvi_msg_blocks_request request;
+    struct kvi_backend *backend;
+    struct kvi_phys phys;
+    uint32_t space;
+
+    start("cuda:0,cuda:1", "");
+    join("one", 1, &space);
+    kvi_wire_begin(&request, KVI_OP_BLOCKS_REQUEST, 0);
+    request.space = space;
+    request.block_count = 2 * SEGMENT_BLOCKS;
+    cr_assert_eq(kvt_raw_call(&client, &request, &message), KVT_RAW_MESSAGE);
+    cr_assert(message.as.header.opcode == KVI_OP_GRANT && message.fd_count >= 1);
+    cr_assert_eq(kvi_backend_cuda_create(&options, &backend), 0, "%s", kvmem_error_detail()->text);
+    cr_assert_neq(import_and_write(backend, bytes), 0);
+    for (uint32_t i = 1; i < message.fd_count; i++)
+        cr_assert_eq(close(message.fds[i]), 0);
+    kvi_backend_destroy(backend);
+    /* On another device than it was created on it is no segment. */
+    cr_assert_eq(blocks(space, SEGMENT_BLOCKS), 0);
+    options.device_index = 0;
+    cr_assert_eq(kvi_backend_cuda_create(&options, &backend), 0);
+    kvi_wire_begin(&request, KVI_OP_BLOCKS_REQUEST, 0);
+    request.space = space;
+    request.block_count = SEGMENT_BLOCKS;
+    cr_assert_eq(kvt_raw_call(&client, &request, &message), KVT_RAW_MESSAGE);
+    cr_assert_geq(message.fd_count, 1);
+    cr_assert_eq(kvi_backend_segment_import_consume(backend, message.fds[0], bytes, &phys),
+                 KVMEM_E_CORRUPT);
+    kvi_backend_destroy(backend);
+    is_clean();
     stop();
 }
 

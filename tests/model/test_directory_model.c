@@ -36,7 +36,8 @@ struct model {
 
 /* Events of all runs, to see that they were worth their time. */
 static struct kvi_msg_stats_reply sum;
-static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_second, sum_moved;
+static uint64_t sum_refused, sum_listed, sum_cut, sum_dropped, sum_renamed, sum_second, sum_moved,
+    sum_tainted;
 
 static uint32_t pick(struct model *m, uint32_t limit)
 {
@@ -578,6 +579,7 @@ static void add_to_sum(const struct model *m)
     sum_renamed += m->twin.fences.renamed;
     sum_second += m->twin.on_second;
     sum_moved += m->twin.moved;
+    sum_tainted += m->twin.tainted;
 }
 
 static void drain_creations(struct model *m)
@@ -607,6 +609,7 @@ static uint64_t run(uint64_t seed, uint64_t ops, int is_compared)
     m->granules = 9 + pick(m, 32);
     m->is_eager = pick(m, 3) != 0;
     options = kvt_dir_options(m->granules, KVT_TWIN_CLIENTS);
+    options.devices[0].exit_proves_nothing = pick(m, 3) == 0;
     if (pick(m, 2) == 0) {
         uint32_t more = 6 + pick(m, 16);
 
@@ -658,8 +661,9 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     fprintf(stderr, "fences: %llu listed, %llu hits cut, %llu entries dropped, %llu renamed\n",
             (unsigned long long)sum_listed, (unsigned long long)sum_cut,
             (unsigned long long)sum_dropped, (unsigned long long)sum_renamed);
-    fprintf(stderr, "%llu spaces opened on the second device, %llu segments moved\n",
-            (unsigned long long)sum_second, (unsigned long long)sum_moved);
+    fprintf(stderr, "%llu spaces opened on the second device, %llu segments moved, %llu tainted\n",
+            (unsigned long long)sum_second, (unsigned long long)sum_moved,
+            (unsigned long long)sum_tainted);
     cr_assert_geq(done, ops);
     if (ops < 100000)
         return;
@@ -675,6 +679,7 @@ Test(directory_model, does_what_its_twin_predicts, .timeout = 600)
     cr_assert_geq(sum_renamed, 30u);
     cr_assert_geq(sum_second, 100u);
     cr_assert_geq(sum_moved, 1000u);
+    cr_assert_geq(sum_tainted, 1000u);
 }
 
 Test(directory_model, the_same_seed_gives_the_same_digest, .timeout = 60)

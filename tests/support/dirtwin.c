@@ -338,6 +338,8 @@ void kvt_twin_init(struct kvt_twin *twin, const struct kvi_dir_options *options,
     twin->device_count = options->device_count;
     for (uint32_t i = 0; i < options->device_count; i++)
         twin->device_bytes[i] = options->devices[i].device_bytes;
+    for (uint32_t i = 0; i < options->device_count; i++)
+        twin->exit_proves_nothing[i] = options->devices[i].exit_proves_nothing;
     twin->segment_limit = segment_limit;
     twin->fd_limit = options->unacked_fd_limit;
     twin->pressure_ns = options->pressure_ns;
@@ -376,17 +378,37 @@ static void quarantine(struct kvt_twin *twin, uint32_t client)
             twin->segments[i].state = KVI_SEGMENT_QUARANTINED;
 }
 
+static void sweep_tainted(struct kvt_twin *twin)
+{
+    for (uint32_t i = 0; i < twin->segment_limit; i++) {
+        uint32_t space = twin->segments[i].space;
+
+        if (twin->segments[i].state != KVI_SEGMENT_HANDED_IN || !twin->segments[i].is_tainted ||
+            kvt_twin_count(twin, i, KVT_TWIN_ENTRIES) > 0)
+            continue;
+        kvt_twin_drop(twin, i);
+        kvt_twin_settle(twin, space);
+    }
+}
+
 static void reclaim(struct kvt_twin *twin, uint32_t client)
 {
     int space;
 
-    for (uint32_t i = 0; i < twin->segment_limit; i++)
-        if (twin->segments[i].owner == (int)client && twin->clients[client].state == KVT_TWIN_GONE)
-            twin->totals.orphaned_segments++;
+    for (uint32_t i = 0; i < twin->segment_limit; i++) {
+        struct kvt_twin_segment *s = &twin->segments[i];
+
+        if (s->owner != (int)client || twin->clients[client].state != KVT_TWIN_GONE)
+            continue;
+        twin->totals.orphaned_segments++;
+        s->is_tainted = twin->exit_proves_nothing[twin->spaces[s->space].device];
+        twin->tainted += s->is_tainted != 0;
+    }
     twin->clients[client].state = KVT_TWIN_GONE;
     while ((space = kvt_twin_newest_open(twin, client, UINT64_MAX)) >= 0)
         close_open(twin, client, (uint32_t)space);
     kvt_twin_break(twin, client);
+    sweep_tainted(twin);
     twin->clients[client].state = KVT_TWIN_FREE;
     twin->totals.reclaimed_clients++;
 }

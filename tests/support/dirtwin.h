@@ -50,7 +50,7 @@ struct kvt_twin_segment {
     uint32_t slot;
     uint32_t generation;
     int owner; /* −1: none */
-    int is_ready;
+    int is_ready, is_tainted;
     uint32_t mappers; /* a bit a client */
     struct kvt_twin_block blocks[KVT_TWIN_BLOCKS];
 };
@@ -113,6 +113,7 @@ struct kvt_twin_pin {
 struct kvt_twin {
     uint64_t device_bytes[KVT_TWIN_DEVICES], now_ns, pressure_ns;
     uint32_t device_count;
+    int exit_proves_nothing[KVT_TWIN_DEVICES];
     uint32_t segment_limit, fd_limit, pin_limit;
     uint64_t stamp, opens, arrivals;
     uint32_t sessions;
@@ -129,9 +130,9 @@ struct kvt_twin {
     uint32_t grant_segments;
     struct {
         uint64_t listed, cut, dropped, renamed;
-    } fences;           /* how often it came to that */
-    uint64_t moved;     /* segments */
-    uint64_t on_second; /* spaces opened on the second device */
+    } fences;                /* how often it came to that */
+    uint64_t moved, tainted; /* segments */
+    uint64_t on_second;      /* spaces opened on the second device */
 };
 
 /* For a directory with these options, which has that many numbers for segments. */

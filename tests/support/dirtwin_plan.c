@@ -45,7 +45,7 @@ uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint3
 {
     const struct kvt_twin_space *s = &twin->spaces[space];
     uint64_t bytes = kvt_twin_free_bytes(twin, s->device);
-    uint64_t blocks = 0, segments;
+    uint64_t blocks = 0, used = kvt_twin_space_segments(twin, space), segments;
 
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         const struct kvt_twin_segment *segment = &twin->segments[i];
@@ -54,7 +54,13 @@ uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint3
         if (segment->state == KVI_SEGMENT_HANDED_IN && segment->space != space && referenced == 0 &&
             twin->spaces[segment->space].device == s->device)
             bytes += twin->spaces[segment->space].segment_bytes;
-        if (segment->state == KVI_SEGMENT_HANDED_IN && segment->space == space)
+        if (segment->state == KVI_SEGMENT_HANDED_IN && segment->space == space &&
+            segment->is_tainted && referenced == 0) {
+            bytes += s->segment_bytes;
+            used--;
+        }
+        if (segment->state == KVI_SEGMENT_HANDED_IN && segment->space == space &&
+            !segment->is_tainted)
             blocks += s->block_count - referenced;
         if (segment->state == KVI_SEGMENT_OWNED && segment->space == space &&
             segment->owner == (int)client)
@@ -62,7 +68,7 @@ uint64_t kvt_twin_obtainable(const struct kvt_twin *twin, uint32_t client, uint3
     }
     segments = bytes / s->segment_bytes;
     if (s->quota_bytes != 0) {
-        uint64_t room = s->quota_bytes / s->segment_bytes - kvt_twin_space_segments(twin, space);
+        uint64_t room = s->quota_bytes / s->segment_bytes - used;
 
         segments = segments < room ? segments : room;
     }
@@ -156,7 +162,7 @@ static enum outcome adopt_idle(struct kvt_twin *twin, uint32_t client, uint32_t 
             uint64_t key;
 
             if (segment->state != KVI_SEGMENT_HANDED_IN || segment->space != space ||
-                kvt_twin_count(twin, i, KVT_TWIN_IDLE) == 0)
+                segment->is_tainted || kvt_twin_count(twin, i, KVT_TWIN_IDLE) == 0)
                 continue;
             key = kvt_twin_count(twin, i, KVT_TWIN_IDLE) * 1000ull + segment->slot;
             if (key < best) {
@@ -261,8 +267,9 @@ static uint64_t own_cold(struct kvt_twin *twin, uint32_t client, uint32_t space,
     for (uint32_t i = 0; i < twin->segment_limit; i++) {
         const struct kvt_twin_segment *s = &twin->segments[i];
 
-        if (s->space != space || !(s->state == KVI_SEGMENT_HANDED_IN ||
-                                   (s->state == KVI_SEGMENT_OWNED && s->owner == (int)client)))
+        if (s->space != space || s->is_tainted ||
+            !(s->state == KVI_SEGMENT_HANDED_IN ||
+              (s->state == KVI_SEGMENT_OWNED && s->owner == (int)client)))
             continue;
         for (uint32_t b = 0; b < twin->spaces[space].block_count; b++)
             if (s->blocks[b].is_entry && !kvt_twin_is_referenced(&s->blocks[b]) &&
@@ -316,7 +323,7 @@ static int coldest_whole(const struct kvt_twin *twin, uint32_t space)
 
     for (uint32_t i = 0; i < twin->segment_limit; i++)
         if (twin->segments[i].state == KVI_SEGMENT_HANDED_IN && twin->segments[i].space == space &&
-            kvt_twin_count(twin, i, KVT_TWIN_ENTRIES) > 0 &&
+            !twin->segments[i].is_tainted && kvt_twin_count(twin, i, KVT_TWIN_ENTRIES) > 0 &&
             kvt_twin_count(twin, i, KVT_TWIN_REFERENCED) == 0 && newest_stamp(twin, i) < best) {
             best = newest_stamp(twin, i);
             which = (int)i;
@@ -347,6 +354,19 @@ static enum outcome evict_block(struct kvt_twin *twin, uint32_t client, uint32_t
     return FOUND;
 }
 
+/* The first tainted segment whose bytes would help. */
+static int droppable_tainted(struct kvt_twin *twin, uint32_t client, uint32_t space)
+{
+    for (uint32_t i = 0; i < twin->segment_limit; i++)
+        if (twin->segments[i].state == KVI_SEGMENT_HANDED_IN && twin->segments[i].is_tainted &&
+            kvt_twin_count(twin, i, KVT_TWIN_REFERENCED) == 0 &&
+            is_same_device(twin, twin->segments[i].space, space) &&
+            request_of(twin, client, space)->create_code == 0 &&
+            (twin->segments[i].space == space || kvt_twin_quota_allows(twin, space)))
+            return (int)i;
+    return -1;
+}
+
 static enum outcome plan(struct kvt_twin *twin, uint32_t client, uint32_t space)
 {
     if (adopt_idle(twin, client, space) == HELD)
@@ -354,12 +374,22 @@ static enum outcome plan(struct kvt_twin *twin, uint32_t client, uint32_t space)
     for (;;) {
         uint32_t chosen[KVT_TWIN_SEGMENTS], chosen_count, number, block;
         uint64_t own, foreign;
-        int whole;
+        int whole, tainted;
 
         if (create_free(twin, client, space) == HELD)
             return HELD;
         if (lacking(twin, client, space) == 0)
             return FOUND;
+        tainted = droppable_tainted(twin, client, space);
+        if (tainted >= 0 && !has_fd_room(twin, client))
+            return HELD;
+        if (tainted >= 0) {
+            uint32_t victims = twin->segments[tainted].space;
+
+            kvt_twin_drop(twin, (uint32_t)tainted);
+            kvt_twin_settle(twin, victims);
+            continue;
+        }
         own = own_cold(twin, client, space, &number, &block);
         foreign = foreign_cold(twin, client, space, chosen, &chosen_count);
         whole = coldest_whole(twin, space);

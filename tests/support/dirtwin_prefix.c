@@ -69,7 +69,7 @@ void kvt_twin_break(struct kvt_twin *twin, uint32_t client)
                 !is_pending(twin, block))
                 continue;
             block->value = 0;
-            if (kvt_twin_is_referenced(block)) {
+            if (kvt_twin_is_referenced(block) || s->state == KVI_SEGMENT_OWNED) {
                 block->name = KVT_TWIN_NO_NAME;
                 twin->fences.renamed++;
             } else {

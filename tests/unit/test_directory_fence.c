@@ -381,6 +381,26 @@ Test(fence, what_others_hold_of_it_stays_theirs_without_its_name)
     kvt_world_check(world);
 }
 
+/* Somebody has adopted the segment meanwhile, and would not know of one more free block. */
+Test(fence, in_the_segment_of_another_owner_it_stays_to_be_evicted)
+{
+    struct kvt_granted more;
+
+    make_world(4);
+    publish(0, 3, (struct kvt_fence[]){{1, 5}, {0, 0}, {0, 0}});
+    kvt_release(world, writer, space, 3, got.blocks);
+    kvt_hand_in_granted(world, writer, space, &got.segments[0]);
+    cr_assert_eq(kvt_get(world, reader, space, 1).adopted_count, 1);
+    end_writer();
+    cr_assert_eq(hits_of(1), 0);
+    cr_assert_eq(kvt_stats(world).entry_blocks, 3);
+    more = kvt_get(world, reader, space, 13); /* 12 idle ones, and the oldest entry */
+    cr_assert_eq(more.block_count, 13);
+    cr_assert_eq(kvt_stats(world).entry_blocks, 2);
+    cr_assert_eq(kvt_peek(world, reader, space, 2, 2), 2);
+    kvt_world_check(world);
+}
+
 Test(fence, the_name_is_free_for_the_next_publisher)
 {
     struct kvt_granted own = kvt_get(world, reader, space, 4);
