@@ -49,7 +49,8 @@ KVMEM_API int kvmem_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent
  * would exceed the space's index range. */
 KVMEM_API int kvmem_seq_reserve(struct kvmem_space *space, struct kvmem_seq seq, uint32_t tokens);
 
-/* Append `tokens` slots (0 allowed). `fence`: where a tail copy is ordered, on a GPU. */
+/* Append `tokens` slots (0 allowed). `fence`: where a tail copy is ordered, on a GPU. With a
+ * region (<kvmem/region.h>): LIMIT beyond its tokens; a copy waits for the fence: TIMED_OUT. */
 KVMEM_API int kvmem_seq_append(struct kvmem_space *space, struct kvmem_seq seq, uint32_t tokens,
                                struct kvmem_fence fence);
 /* counts[i] tokens to seqs[i]; `counts` NULL = one each. A sequence may appear once. */
