@@ -10,13 +10,17 @@
  * whole number of granules. In KVMEM_LAYOUT_TOKEN_MAJOR token t lies at base + t ×
  * token_stride_bytes: a plain tensor (token, layer, K|V, head, dim).
  *
- * Shared blocks are read-only in the view too. Blocks are mapped ahead of the frontier, by the
- * helper thread if the client has one (KVMEM_CLIENT_HELPER), else by kvmem_client_dispatch; an
- * append that finds its block not yet mapped maps it itself and counts a wait. When an append
- * copies a shared tail, the copy takes its place in the view; work that may read the view then
- * must be ordered before the append's fence, and the append waits for it.
- * Kernels see what was written through the space's own addresses from the next launch on.
- * Costs: one descriptor and about 60 µs of driver time a block, 51 ms a GiB at 2 MiB blocks.
+ * Shared blocks are read-only in the view too: those that were shared or published when they were
+ * mapped, and all that the directory has been handed since. Blocks are mapped ahead of the
+ * frontier, by the helper thread if the client has one (KVMEM_CLIENT_HELPER), else by
+ * kvmem_client_dispatch; an append that finds its block not yet mapped maps it itself and counts a
+ * wait. When an append copies a shared tail, the copy takes its place in the view; work that may
+ * read the view then must be ordered before the append's fence, and the append waits for it. Blocks
+ * ahead are reserved blocks of the sequence: they count in its block table, a truncate keeps up to
+ * ahead_blocks of those that it frees, and an attach replaces them. A truncate by more waits for
+ * its fence. Appending beyond token_limit is LIMIT. Kernels see what was written through the
+ * space's own addresses from the next launch on. Costs: one descriptor and about 60 µs of driver
+ * time a block, 51 ms a GiB at 2 MiB blocks.
  */
 #ifndef KVMEM_REGION_H
 #define KVMEM_REGION_H
@@ -33,7 +37,8 @@ struct kvmem_region;
 struct kvmem_region_options {
     uint32_t size;         /* sizeof(struct kvmem_region_options) */
     uint32_t ahead_blocks; /* taken and mapped beyond the frontier; 0 = 2, at most 64 */
-    uint64_t token_limit;  /* address space for so many tokens: 1 .. what the index range holds */
+    uint64_t token_limit;  /* address space for so many tokens, rounded up to whole blocks:
+                              1 .. what the index range holds */
 };
 
 /* Map what the sequence has and follow it from now on; a sequence has at most one region (EXISTS).
@@ -45,7 +50,8 @@ KVMEM_API int kvmem_region_open(struct kvmem_space *space, struct kvmem_seq seq,
                                 struct kvmem_region **out);
 
 /* Take the view away once `fence`, the last work that used it, has passed; the sequence stays.
- * Freeing the sequence closes its region too. NULL is allowed. */
+ * Freeing the sequence closes its region too, behind the fence of that call. The pointer is not
+ * valid any more. NULL is allowed. Codes of kvmem_fence_poll for the fence's kind and timeline. */
 KVMEM_API int kvmem_region_close(struct kvmem_region *region, struct kvmem_fence fence);
 
 struct kvmem_region_info {
@@ -56,7 +62,7 @@ struct kvmem_region_info {
     uint64_t token_stride_bytes; /* TOKEN_MAJOR: from a token to the next; else 0 */
     uint64_t token_limit;
     uint64_t mapped_tokens; /* from base on */
-    uint64_t waits;         /* appends that had to map a block themselves */
+    uint64_t waits;         /* appends that had to map a block, or wait for it, themselves */
     uint64_t remaps;        /* copies of a shared tail that took its place */
 };
 

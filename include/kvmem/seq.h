@@ -60,7 +60,8 @@ KVMEM_API int kvmem_seq_reserve(struct kvmem_space *space, struct kvmem_seq seq,
 /* Append `tokens` slots (0 allowed). `fence`: where tail copies are ordered, all of a batch by one
  * launch. On a GPU: STREAM on that stream, TIMELINE on the default stream once it has passed, NONE
  * and HOST on the default stream; not while the stream is being captured. On the host a copy is
- * made at once: BUSY when its fence has not passed. BUSY also as in kvmem_seq_free. */
+ * made at once: BUSY when its fence has not passed. BUSY also as in kvmem_seq_free. With a region
+ * (<kvmem/region.h>): LIMIT beyond its tokens; a copy waits for the fence: TIMED_OUT. */
 KVMEM_API int kvmem_seq_append(struct kvmem_space *space, struct kvmem_seq seq, uint32_t tokens,
                                struct kvmem_fence fence);
 /* counts[i] tokens to seqs[i]; `counts` NULL = one each. A sequence may appear once. */

@@ -6,7 +6,8 @@
  *
  *   segment 0                       segment 1
  *   ├ block 0 ┬ block 1 ┬ ... n-1 ┤ ├ block n ┬ ...
- *   a block, page-major:  layer 0 [K | V | scales], layer 1 [K | V | scales], ...
+ *   a block, page-major:   layer 0 [K | V | scales], layer 1 [K | V | scales], ...
+ *   a block, token-major:  token 0 [layer 0 [K | V | scales], layer 1 ...], token 1 [...], ...
  *
  * Base and strides never change while the space is open. Own blocks are writable; blocks that
  * came from others are mapped read-only: a stray write kills the writer alone.
@@ -58,6 +59,8 @@ struct kvmem_space_options {
     struct kvmem_group_options groups[KVMEM_GROUP_LIMIT];
 };
 
+/* One block a segment, which sequences may be mapped from (<kvmem/region.h>). A device of more
+ * than 65,534 blocks is used up to so many. */
 #define KVMEM_SPACE_REGIONS 1u
 
 /* Where everything lies; all strides and offsets in bytes. */
@@ -69,13 +72,14 @@ struct kvmem_geometry {
     uint64_t segment_bytes;      /* = blocks_per_segment × index_stride_bytes exactly */
     uint32_t blocks_per_segment;
     uint32_t segment_limit;      /* index range of the space, in segments */
-    uint64_t layer_stride_bytes; /* from a layer to the next inside a block */
+    uint64_t layer_stride_bytes; /* from a layer to the next inside a block (of a token) */
     uint64_t v_offset_bytes;     /* from a layer's K to its V; 0 without V */
     uint64_t k_head_stride_bytes;
     uint64_t k_token_stride_bytes;
     uint64_t v_head_stride_bytes;
     uint64_t v_token_stride_bytes;
-    uint64_t k_scale_offset_bytes; /* from a layer's K to its K scales (head, token); 0 = none */
+    uint64_t k_scale_offset_bytes; /* from a layer's K to its K scales (head, token), in
+                                      TOKEN_MAJOR those of one token (head); 0 = none */
     uint64_t v_scale_offset_bytes; /* from a layer's K to its V scales; 0 = none */
     double padding_ratio;          /* 1 − block_bytes ÷ index_stride_bytes; ≤ 0.01 */
 };
@@ -83,8 +87,9 @@ struct kvmem_geometry {
 /* Compute the geometry of group `group` without opening anything, on a device of `device_bytes`
  * and `granule_bytes`. The segment is the multiple of the granule nearest to the target (the
  * smaller of 64 MiB and device_bytes ÷ 64), between half and five times of it, at which an exact
- * stride pads at most 1 %. KVMEM_E_INVALID names the field and its range; when no segment
- * fits the detail names the nearest block_tokens that works. Pure; any thread. */
+ * stride pads at most 1 %; with KVMEM_SPACE_REGIONS it is one block, a multiple of the granule
+ * itself. KVMEM_E_INVALID names the field and its range; when no segment fits the detail names
+ * the nearest block_tokens that works, with regions the smallest. Pure; any thread. */
 KVMEM_API int kvmem_geometry_plan(const struct kvmem_space_options *options, uint32_t group,
                                   uint64_t device_bytes, uint64_t granule_bytes,
                                   struct kvmem_geometry *out);

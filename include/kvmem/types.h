@@ -50,14 +50,15 @@ enum kvmem_scale_mode {
     KVMEM_SCALE_NONE = 0,      /* unquantised */
     KVMEM_SCALE_TENSOR = 1,    /* one scale a tensor, kept by the engine, no bytes in a block */
     KVMEM_SCALE_HEAD = 2,      /* one a block, layer and head, behind the layer's K and V */
-    KVMEM_SCALE_TOKEN_HEAD = 3 /* one a token and head, behind the layer's K and V */
+    KVMEM_SCALE_TOKEN_HEAD = 3 /* one a token and head, behind the layer's K and V;
+                                   in TOKEN_MAJOR behind those of each token */
 };
 
 /* Order of the elements inside a block; (slow, ..., fast). */
 enum kvmem_layout {
     KVMEM_LAYOUT_PAGE_HEAD_TOKEN = 1, /* (layer, K|V, head, token, dim) */
     KVMEM_LAYOUT_PAGE_TOKEN_HEAD = 2, /* (layer, K|V, token, head, dim) */
-    KVMEM_LAYOUT_TOKEN_MAJOR = 3,     /* (token, layer, K|V, head, dim): regions; not yet built */
+    KVMEM_LAYOUT_TOKEN_MAJOR = 3,     /* (token, layer, K|V, head, dim): for regions */
     KVMEM_LAYOUT_PER_LAYER = 4        /* a block in each layer's own range; not yet built */
 };
 

@@ -15,6 +15,7 @@ uint32_t kvmem_dtype_bytes(enum kvmem_dtype dtype)
 int kvmem_geometry_plan(const struct kvmem_space_options *options, uint32_t group,
                         uint64_t device_bytes, uint64_t granule_bytes, struct kvmem_geometry *out)
 {
+    struct kvi_geometry_input input;
     int rc;
 
     if (!out)
@@ -28,6 +29,11 @@ int kvmem_geometry_plan(const struct kvmem_space_options *options, uint32_t grou
     if (group >= options->group_count)
         return kvi_error_set(KVMEM_E_INVALID, "group: %" PRIu32 " is outside 0..%" PRIu32, group,
                              options->group_count - 1);
-    return kvi_geometry_plan(options->layout, options->block_tokens, &options->groups[group],
-                             device_bytes, granule_bytes, out);
+    input = (struct kvi_geometry_input){.layout = options->layout,
+                                        .flags = options->flags,
+                                        .block_tokens = options->block_tokens,
+                                        .group = &options->groups[group],
+                                        .device_bytes = device_bytes,
+                                        .granule_bytes = granule_bytes};
+    return kvi_geometry_plan(&input, out);
 }

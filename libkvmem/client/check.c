@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * kvmem_client_check(): walks everything a client has and verifies the equations of space.h,
- * seq.h, pool.h, cooling.h and outbox.h. Takes memory for a count a block; time grows with the
- * pool.
+ * seq.h, region.h, pool.h, cooling.h and outbox.h. Takes memory for a count a block; time grows
+ * with the pool.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 
 #include "client/client.h"
 #include "client/importer.h"
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 
@@ -289,6 +290,8 @@ static int check_walk(struct walk *walk)
         code = check_block(walk, block);
     if (!code)
         code = check_segments(walk);
+    if (!code && space->regions)
+        code = kvi_regions_check(space);
     if (!code)
         code = check_outbox(walk);
     if (!code && space->results_head - space->results_tail > KVI_SPACE_RESULTS)

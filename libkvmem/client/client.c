@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "client/refill.h"
+#include "client/region.h"
 #include "client/space.h"
 #include "client/status.h"
 #include "util/error.h"
@@ -297,6 +298,13 @@ static int give_and_ask(struct kvmem_client *client)
     return code == KVMEM_E_TIMED_OUT ? 0 : code;
 }
 
+static void map_ahead(struct kvmem_client *client)
+{
+    for (uint32_t i = 0; i < client->space_high; i++)
+        if (client->spaces[i] && client->spaces[i]->regions)
+            kvi_regions_dispatch(client->spaces[i]);
+}
+
 int kvi_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
 {
     int64_t deadline_ns = kvi_client_deadline_ns(timeout_ns);
@@ -322,6 +330,7 @@ int kvi_client_dispatch(struct kvmem_client *client, int64_t timeout_ns)
     if (!code && (pressure_requests != client->pressure_requests ||
                   client->outbox.sent != client->outbox.head))
         code = give_and_ask(client);
+    map_ahead(client);
     return code ? code : count;
 }
 

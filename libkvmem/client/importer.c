@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "client/region.h"
 #include "util/error.h"
 
 static uint64_t address_of(const struct kvmem_space *space, uint32_t slot)
@@ -189,6 +190,8 @@ int kvi_importer_vacate(struct kvmem_space *space, uint32_t slot)
 
     if (code)
         return code;
+    if (space->regions)
+        kvi_regions_vacate(space, slot);
     kvi_importer_unmap(space, slot);
     say_unmapped(space, slot, generation);
     return 0;
@@ -211,6 +214,8 @@ int kvi_importer_vacate_later(struct kvmem_space *space, uint32_t slot)
     job.done = vacated;
     if (code)
         return code;
+    if (space->regions)
+        kvi_regions_vacate(space, slot);
     if (!submit(space, &job))
         return kvi_importer_vacate(space, slot);
     note_unmapped(space, slot); /* from now on nobody relies on it */

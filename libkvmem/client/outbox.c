@@ -223,19 +223,29 @@ int kvi_outbox_flush(struct kvmem_client *client, int64_t deadline_ns)
     return code;
 }
 
+/* Take in a message. A helper's work that is over ends a wait as well: not the whole of it. */
+static int pump_on(struct kvmem_client *client, int64_t deadline_ns)
+{
+    int code = kvi_client_pump(client, deadline_ns);
+
+    while (code == 0 && deadline_ns && kvi_client_now_ns() < deadline_ns)
+        code = kvi_client_pump(client, deadline_ns);
+    return code;
+}
+
 int kvi_outbox_drain(struct kvmem_client *client, int64_t deadline_ns)
 {
     struct kvi_outbox *outbox = &client->outbox;
     int code;
 
     while (client->late_serial && !client->is_lost) {
-        code = kvi_client_pump(client, deadline_ns);
+        code = pump_on(client, deadline_ns);
         if (code <= 0)
             return code ? code : kvi_error_set(KVMEM_E_TIMED_OUT, "a late answer did not come");
     }
     code = kvi_outbox_flush(client, deadline_ns);
     while (!code && outbox->tail < outbox->head) {
-        code = kvi_client_pump(client, deadline_ns);
+        code = pump_on(client, deadline_ns);
         if (code == 0)
             return kvi_error_set(KVMEM_E_TIMED_OUT, "publications are not answered in time");
         if (code > 0)

@@ -9,6 +9,7 @@
 
 #include "client/guard.h"
 #include "client/importer.h"
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 
@@ -339,7 +340,8 @@ int kvi_seq_attach(struct kvmem_space *space, struct kvmem_seq id, uint32_t coun
 
     if (!seq)
         return kvi_seq_stale(id);
-    if (seq->block_count)
+    /* Blocks ahead of a region make way. */
+    if (seq->has_region ? seq->appended > 0 : seq->block_count > 0)
         return kvi_error_set(KVMEM_E_INVALID, "seq: has %" PRIu32 " blocks, must be empty",
                              seq->block_count);
     if (!count)
@@ -353,6 +355,8 @@ int kvi_seq_attach(struct kvmem_space *space, struct kvmem_seq id, uint32_t coun
     if (code)
         return code;
     code = guard_of(space, count, blocks, &guard);
+    if (!code && seq->has_region)
+        code = kvi_region_attach(kvi_region_of(space, seq), count, blocks);
     if (code) {
         give_held(space, count, blocks);
         return code;

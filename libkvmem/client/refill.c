@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "client/importer.h"
+#include "client/region.h"
 #include "util/error.h"
 
 #define REQUEST_MAX       (UINT64_C(1) << 30)
@@ -243,6 +244,8 @@ static void downgraded(const struct kvi_mapping *job)
 static bool hand_in(struct kvmem_space *space, uint32_t slot)
 {
     if (space->pool.segments[slot].job)
+        return false;
+    if (space->regions && kvi_regions_lower(space, slot))
         return false;
     if (kvi_importer_submit_access(space, slot, KVI_ACCESS_RO, downgraded)) {
         kvi_pool_suspend(&space->pool, slot);

@@ -38,7 +38,8 @@ struct kvi_seq {
     int32_t *blocks;
     uint32_t block_count; /* reserved ones included; of a free place: the next free one */
     uint32_t table_class : 8;
-    uint32_t table_version : 24; /* see kvi_seq_table_changed */
+    uint32_t has_region : 1;     /* client/region.h */
+    uint32_t table_version : 23; /* see kvi_seq_table_changed */
     int32_t copy_block;          /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
     uint32_t guard;              /* what its attached blocks wait for (guard.h), forks included */
 };
@@ -55,7 +56,7 @@ static inline struct kvi_seq *kvi_seq_find(const struct kvmem_space *space, stru
     return seq->generation == id.generation ? seq : NULL;
 }
 
-#define KVI_SEQ_VERSION_UNKNOWN 0xffffffu /* changed too often to be counted */
+#define KVI_SEQ_VERSION_UNKNOWN 0x7fffffu /* changed too often to be counted */
 
 /* A block that holds tokens was replaced or given up: who has a copy of the table must look at all
  * of it again. Blocks that come at the end are no change of this sort. */
@@ -74,6 +75,44 @@ static inline uint32_t kvi_seq_used_blocks(const struct kvmem_space *space,
 {
     return (uint32_t)kvi_space_whole_blocks(space, seq->appended + space->block_tokens - 1);
 }
+
+/* The block that the next token goes to, when the tail is part full. */
+static inline uint32_t kvi_seq_tail(const struct kvmem_space *space, const struct kvi_seq *seq)
+{
+    return (uint32_t)seq->blocks[kvi_space_whole_blocks(space, seq->appended)];
+}
+
+/* May the next token not go where it belongs? */
+static inline bool kvi_seq_needs_copy(const struct kvmem_space *space, const struct kvi_seq *seq)
+{
+    uint32_t tail;
+
+    if (seq->tail_room || !kvi_space_fill(space, seq->appended))
+        return false;
+    tail = kvi_seq_tail(space, seq);
+    return space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] > 1;
+}
+
+/* Blocks of the table after `tokens` more. */
+static inline uint64_t kvi_seq_blocks_after(const struct kvmem_space *space,
+                                            const struct kvi_seq *seq, uint64_t tokens)
+{
+    return kvi_space_whole_blocks(space, seq->appended + tokens + space->block_tokens - 1);
+}
+
+/* Blocks that `tokens` more, at least one, take from the pool. */
+static inline uint64_t kvi_seq_blocks_lacking(const struct kvmem_space *space,
+                                              const struct kvi_seq *seq, uint64_t tokens, bool copy)
+{
+    uint32_t used = kvi_seq_used_blocks(space, seq);
+    uint64_t wanted = kvi_seq_blocks_after(space, seq, tokens) - used + copy;
+    uint32_t reserved = seq->block_count - used;
+
+    return wanted > reserved ? wanted - reserved : 0;
+}
+
+/* `count` free blocks, which are there, to the end of the table, which has room. */
+void kvi_seq_take_reserved(struct kvmem_space *space, struct kvi_seq *seq, uint64_t count);
 
 /* Room for `entries` in the table. 0 or NO_MEMORY; what is in it stays. */
 int kvi_seq_table_grow(struct kvmem_space *space, struct kvi_seq *seq, uint64_t entries);

@@ -12,6 +12,9 @@
  * old tails cool until the stream has passed them, and when the call fails half-way, so do the
  * blocks that it may still write.
  *
+ * In a space with regions (region.h) step 2 takes all blocks of the sequences that have one, and
+ * maps what will be written, the copies behind everything else.
+ *
  * Step 2 counts a copy for each shared tail; when two sequences of the batch share one, the
  * second may stay in place: only if the count does not fit, it is done exactly.
  */
@@ -19,6 +22,7 @@
 #include <inttypes.h>
 
 #include "client/blocks.h"
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 
@@ -34,40 +38,6 @@ struct plan {
     uint32_t grow[GROW]; /* the first of them, by place in the batch */
 };
 
-static inline uint32_t tail_of(const struct kvmem_space *space, const struct kvi_seq *seq)
-{
-    return (uint32_t)seq->blocks[kvi_space_whole_blocks(space, seq->appended)];
-}
-
-/* May the next token not go where it belongs? */
-static bool needs_copy(const struct kvmem_space *space, const struct kvi_seq *seq)
-{
-    uint32_t tail;
-
-    if (seq->tail_room || !kvi_space_fill(space, seq->appended))
-        return false;
-    tail = tail_of(space, seq);
-    return space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] > 1;
-}
-
-/* Blocks of the table after `tokens` more. */
-static uint64_t blocks_after(const struct kvmem_space *space, const struct kvi_seq *seq,
-                             uint64_t tokens)
-{
-    return kvi_space_whole_blocks(space, seq->appended + tokens + space->block_tokens - 1);
-}
-
-/* Blocks that `tokens` more, at least one, take from the pool. */
-static uint64_t blocks_lacking(const struct kvmem_space *space, const struct kvi_seq *seq,
-                               uint64_t tokens, bool copy)
-{
-    uint32_t used = kvi_seq_used_blocks(space, seq);
-    uint64_t wanted = blocks_after(space, seq, tokens) - used + copy;
-    uint32_t reserved = seq->block_count - used;
-
-    return wanted > reserved ? wanted - reserved : 0;
-}
-
 static int table_limit(const struct kvmem_space *space, uint64_t blocks)
 {
     return kvi_error_set(KVMEM_E_LIMIT,
@@ -79,16 +49,16 @@ static int table_limit(const struct kvmem_space *space, uint64_t blocks)
 static int plan_one(const struct kvmem_space *space, const struct kvi_seq *seq, uint32_t i,
                     uint32_t tokens, struct plan *plan)
 {
-    uint64_t after = blocks_after(space, seq, tokens);
+    uint64_t after = kvi_seq_blocks_after(space, seq, tokens);
 
     if (after > space->pool.index_range)
         return table_limit(space, after);
-    if (needs_copy(space, seq)) {
+    if (kvi_seq_needs_copy(space, seq)) {
         plan->copies++;
-        plan->releases += space->pool.state[tail_of(space, seq)] == KVI_BLOCK_LEASED;
-        plan->blocks += blocks_lacking(space, seq, tokens, true);
+        plan->releases += space->pool.state[kvi_seq_tail(space, seq)] == KVI_BLOCK_LEASED;
+        plan->blocks += kvi_seq_blocks_lacking(space, seq, tokens, true);
     } else {
-        plan->blocks += blocks_lacking(space, seq, tokens, false);
+        plan->blocks += kvi_seq_blocks_lacking(space, seq, tokens, false);
     }
     if (after > kvi_table_entries(seq->table_class)) {
         if (plan->grow_count < GROW)
@@ -159,19 +129,19 @@ static uint64_t exact_blocks(struct kvmem_space *space, uint32_t n, const struct
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
         uint32_t tokens = counts ? counts[i] : 1;
-        bool copy = tokens && needs_copy(space, seq);
+        bool copy = tokens && kvi_seq_needs_copy(space, seq);
 
         if (tokens > seq->tail_room)
-            blocks += blocks_lacking(space, seq, tokens, copy);
+            blocks += kvi_seq_blocks_lacking(space, seq, tokens, copy);
         seq->copy_block = copy ? 0 : KVMEM_BLOCK_NONE;
         if (copy)
-            space->refs[tail_of(space, seq)]--;
+            space->refs[kvi_seq_tail(space, seq)]--;
     }
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
 
         if (seq->copy_block == 0)
-            space->refs[tail_of(space, seq)]++;
+            space->refs[kvi_seq_tail(space, seq)]++;
         seq->copy_block = KVMEM_BLOCK_NONE;
     }
     return blocks;
@@ -201,7 +171,7 @@ static void choose_targets(struct kvmem_space *space, uint32_t n, const struct k
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
         int32_t target;
 
-        if ((counts && !counts[i]) || !needs_copy(space, seq))
+        if ((counts && !counts[i]) || !kvi_seq_needs_copy(space, seq))
             continue;
         if (seq->block_count > kvi_seq_used_blocks(space, seq))
             target = seq->blocks[seq->block_count - 1];
@@ -209,8 +179,8 @@ static void choose_targets(struct kvmem_space *space, uint32_t n, const struct k
             target = kvi_pool_take(&space->pool);
         assert(target >= 0);
         seq->copy_block = target;
-        space->refs[tail_of(space, seq)]--;
-        space->copy_from[copying->count] = (int32_t)tail_of(space, seq);
+        space->refs[kvi_seq_tail(space, seq)]--;
+        space->copy_from[copying->count] = (int32_t)kvi_seq_tail(space, seq);
         space->copy_to[copying->count++] = target;
     }
 }
@@ -316,6 +286,30 @@ static int begin_copies(struct kvmem_space *space, uint32_t limit, const struct 
     return code ? code : kvi_cooling_reserve(space, limit, &copying->place);
 }
 
+static int map_regions(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                       const uint32_t *counts)
+{
+    return space->regions ? kvi_regions_map(space, n, seqs, counts) : 0;
+}
+
+/* The copies that are on their way, whole or half; then their views. */
+static int end_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                      const uint32_t *counts, struct copying *copying, int code)
+{
+    if (copying->is_async) {
+        /* Whether or not it failed: some of the copies may be under way. */
+        int recorded = kvi_fence_record(space->client, kvi_space_backend(space), copying->stream,
+                                        &copying->point);
+
+        code = code ? code : recorded;
+    }
+    if (!code)
+        code = map_regions(space, n, seqs, counts);
+    if (code && copying->is_async && space->regions) /* blocks that were taken go back at once */
+        (void)kvi_region_wait(space, &copying->point);
+    return code;
+}
+
 /* Copy tails that may not be written aside, and put the copies in their place. */
 static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                        const uint32_t *counts, const struct plan *plan,
@@ -329,16 +323,10 @@ static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem
     choose_targets(space, n, seqs, counts, &copying);
     if (!copying.count) { /* what cooled was dropped meanwhile: nobody shares the tails now */
         kvi_cooling_cancel(space, &copying.place);
-        return 0;
+        return map_regions(space, n, seqs, counts);
     }
     code = kvi_blocks_move(space, copying.count, space->copy_from, space->copy_to, copying.stream);
-    if (copying.is_async) {
-        /* Whether or not it failed: some of the copies may be under way. */
-        int recorded = kvi_fence_record(space->client, kvi_space_backend(space), copying.stream,
-                                        &copying.point);
-
-        code = code ? code : recorded;
-    }
+    code = end_copies(space, n, seqs, counts, &copying, code);
     if (code) {
         undo_copies(space, n, seqs, &copying);
         return code;
@@ -360,8 +348,25 @@ static int grow_tables(struct kvmem_space *space, uint32_t n, const struct kvmem
         uint32_t i = plan->grow_count <= GROW ? plan->grow[k] : k;
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
 
-        code = kvi_seq_table_grow(space, seq, blocks_after(space, seq, counts ? counts[i] : 1));
+        code = kvi_seq_table_grow(space, seq,
+                                  kvi_seq_blocks_after(space, seq, counts ? counts[i] : 1));
     }
+    return code;
+}
+
+/* The end of step 2 in a space with regions. */
+static int prepare_regions(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                           const uint32_t *counts, const struct plan *plan,
+                           const struct kvmem_fence *fence)
+{
+    int code = kvi_regions_take(space, n, seqs, counts, fence);
+
+    if (!code && plan->copies)
+        code = make_copies(space, n, seqs, counts, plan, fence);
+    else if (!code)
+        code = map_regions(space, n, seqs, counts);
+    if (code)
+        kvi_regions_undo(space, n, seqs);
     return code;
 }
 
@@ -369,8 +374,10 @@ static int grow_tables(struct kvmem_space *space, uint32_t n, const struct kvmem
 static int prepare(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                    const uint32_t *counts, const struct plan *plan, const struct kvmem_fence *fence)
 {
-    int code;
+    int code = space->regions ? kvi_regions_check_limits(space, n, seqs, counts) : 0;
 
+    if (code)
+        return code;
     if (plan->blocks > kvi_pool_free_blocks(&space->pool))
         kvi_cooling_drain(space);
     if (plan->blocks > kvi_pool_free_blocks(&space->pool)) {
@@ -389,6 +396,8 @@ static int prepare(struct kvmem_space *space, uint32_t n, const struct kvmem_seq
         if (code)
             return code;
     }
+    if (space->regions)
+        return prepare_regions(space, n, seqs, counts, plan, fence);
     return plan->copies ? make_copies(space, n, seqs, counts, plan, fence) : 0;
 }
 
@@ -414,7 +423,7 @@ static inline void open_tail(struct kvmem_space *space, struct kvi_seq *seq)
 /* A part-full tail is writable: what was said of its tokens is said anew. */
 static void resume_tail(struct kvmem_space *space, struct kvi_seq *seq)
 {
-    uint32_t tail = tail_of(space, seq);
+    uint32_t tail = kvi_seq_tail(space, seq);
     uint32_t fill = kvi_space_fill(space, seq->appended);
 
     seq->tail_tokens = &kvi_pool_segment(&space->pool, tail)->shown->tokens;
@@ -483,6 +492,8 @@ int kvi_seqs_can_append(struct kvmem_space *space, uint32_t n, const struct kvme
     struct plan plan;
     int code = look(space, n, seqs, counts, &plan);
 
+    if (code > 0 && space->regions)
+        code = kvi_regions_check_limits(space, n, seqs, counts);
     if (code < 0)
         return code;
     if (plan.blocks <= kvi_pool_free_blocks(&space->pool))
@@ -492,6 +503,17 @@ int kvi_seqs_can_append(struct kvmem_space *space, uint32_t n, const struct kvme
         return 1;
     return plan.copies &&
            exact_blocks(space, n, seqs, counts) <= kvi_pool_free_blocks(&space->pool);
+}
+
+void kvi_seq_take_reserved(struct kvmem_space *space, struct kvi_seq *seq, uint64_t count)
+{
+    while (count--) {
+        int32_t taken = kvi_pool_take(&space->pool);
+
+        assert(taken >= 0);
+        space->refs[taken] = 1;
+        seq->blocks[seq->block_count++] = taken;
+    }
 }
 
 int kvi_seq_reserve(struct kvmem_space *space, struct kvmem_seq id, uint32_t tokens)
@@ -504,25 +526,22 @@ int kvi_seq_reserve(struct kvmem_space *space, struct kvmem_seq id, uint32_t tok
         return kvi_seq_stale(id);
     if (!tokens)
         return 0;
-    after = blocks_after(space, seq, tokens);
+    after = kvi_seq_blocks_after(space, seq, tokens);
     if (after > space->pool.index_range)
         return table_limit(space, after);
-    lacking = blocks_lacking(space, seq, tokens, needs_copy(space, seq));
+    code = seq->has_region ? kvi_regions_check_limits(space, 1, &id, &tokens) : 0;
+    if (code)
+        return code;
+    lacking = kvi_seq_blocks_lacking(space, seq, tokens, kvi_seq_needs_copy(space, seq));
     if (lacking > kvi_pool_free_blocks(&space->pool)) {
         kvi_cooling_drain(space);
-        lacking = blocks_lacking(space, seq, tokens, needs_copy(space, seq));
+        lacking = kvi_seq_blocks_lacking(space, seq, tokens, kvi_seq_needs_copy(space, seq));
     }
     if (lacking > kvi_pool_free_blocks(&space->pool))
         return kvi_space_lack(space, lacking);
     code = kvi_seq_table_grow(space, seq, seq->block_count + lacking);
     if (code)
         return code;
-    while (lacking--) {
-        int32_t taken = kvi_pool_take(&space->pool);
-
-        assert(taken >= 0);
-        space->refs[taken] = 1;
-        seq->blocks[seq->block_count++] = taken;
-    }
+    kvi_seq_take_reserved(space, seq, lacking);
     return 0;
 }

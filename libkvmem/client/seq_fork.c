@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "client/guard.h"
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 
@@ -85,6 +86,8 @@ static int cool_seqs(struct kvmem_space *space, uint32_t n, const struct kvmem_s
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
 
+        if (seq->has_region)
+            kvi_region_close(kvi_region_of(space, seq), &point);
         kvi_seq_settle(space, seq);
         if (seq->block_count) {
             kvi_cooling_add_table(space, &point, seq->blocks, seq->block_count, seq->table_class);
@@ -132,6 +135,8 @@ int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq 
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
 
+        if (seq->has_region)
+            kvi_region_close(kvi_region_of(space, seq), &(struct kvi_point){0});
         kvi_seq_settle(space, seq);
         kvi_seq_drop_blocks(space, seq, 0);
         free_place(space, seqs[i].index);
@@ -181,11 +186,19 @@ static int give_up_end(struct kvmem_space *space, struct kvi_seq *seq, uint32_t 
     return 0;
 }
 
+/* Blocks from `keep` on hold no tokens any more. */
+static void clear_reserved(struct kvmem_space *space, const struct kvi_seq *seq, uint32_t keep)
+{
+    for (uint32_t i = keep; i < seq->block_count; i++)
+        if (space->pool.fill[seq->blocks[i]])
+            kvi_pool_clear_fill(&space->pool, (uint32_t)seq->blocks[i]);
+}
+
 int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t tokens,
                      const struct kvmem_fence *fence)
 {
     struct kvi_seq *seq = kvi_seq_find(space, id);
-    uint32_t keep, tail, fill;
+    uint32_t keep, stay, tail, fill;
     int code;
 
     if (!seq)
@@ -195,9 +208,19 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
                              "tokens: %" PRIu64 " is outside 0..%" PRIu64 " (appended)", tokens,
                              seq->appended);
     keep = (uint32_t)kvi_space_whole_blocks(space, tokens + space->block_tokens - 1);
-    code = give_up_end(space, seq, keep, fence);
-    if (code)
+    stay = keep;
+    if (seq->has_region) {
+        code = kvi_region_truncate(kvi_region_of(space, seq), keep, fence, &stay);
+        if (code)
+            return code;
+    }
+    code = give_up_end(space, seq, stay, fence);
+    if (code) {
+        if (seq->has_region)
+            kvi_region_restore(kvi_region_of(space, seq));
         return code;
+    }
+    clear_reserved(space, seq, keep);
     if (keep < kvi_seq_used_blocks(space, seq))
         kvi_seq_table_changed(seq);
     seq->appended = tokens;

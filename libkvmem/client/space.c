@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "client/importer.h"
+#include "client/region.h"
 #include "client/seq.h"
 #include "util/error.h"
 #include "util/geometry.h"
@@ -160,6 +161,7 @@ static void free_arrays(struct kvmem_space *space)
     const struct kvi_alloc *alloc = &space->client->alloc;
     size_t range = space->pool.index_range;
 
+    kvi_regions_fini(space);
     kvi_release(alloc, space->results, KVI_SPACE_RESULTS * sizeof(*space->results));
     kvi_release(alloc, space->seqs, space->seq_limit * sizeof(*space->seqs));
     kvi_release(alloc, space->copy_to, space->seq_limit * sizeof(*space->copy_to));
@@ -228,6 +230,8 @@ static int make_space(struct kvmem_client *client, const struct kvmem_space_opti
         code = kvi_table_memory_init(&space->tables, &client->alloc, slab_bytes(space));
     if (!code)
         code = make_arrays(space);
+    if (!code && options->flags & KVMEM_SPACE_REGIONS)
+        code = kvi_regions_init(space);
     if (code) {
         free_arrays(space);
         return code;
@@ -290,12 +294,14 @@ static int plan_of(const struct kvmem_client *client, uint32_t device,
                    const struct kvmem_space_options *options, struct kvmem_geometry *plan)
 {
     const struct kvi_rec_device_info *info = &client->devices.list[device].info;
-    int code;
+    struct kvi_geometry_input input = {.layout = options->layout,
+                                       .flags = options->flags,
+                                       .block_tokens = options->block_tokens,
+                                       .group = &options->groups[0],
+                                       .device_bytes = info->device_bytes,
+                                       .granule_bytes = info->granule_bytes};
+    int code = kvi_geometry_plan(&input, plan);
 
-    memset(plan, 0, sizeof(*plan));
-    plan->size = sizeof(*plan);
-    code = kvi_geometry_plan(layout_of(options), options->block_tokens, &options->groups[0],
-                             info->device_bytes, info->granule_bytes, plan);
     if (code)
         return code;
     if ((uint64_t)plan->segment_limit * plan->blocks_per_segment > INT32_MAX)
@@ -440,11 +446,16 @@ static void hide(struct kvmem_space *space)
 void kvi_space_close(struct kvmem_space *space, int64_t deadline_ns)
 {
     struct kvmem_client *client = space->client;
-    bool is_quiet = !kvi_cooling_wait(space, deadline_ns);
+    bool is_quiet = !kvi_cooling_wait(space, deadline_ns) &&
+                    (!space->regions || !kvi_regions_wait(space, deadline_ns));
 
     /* Publications of sequences that live on or ended must arrive; leases go with the space. */
     (void)kvi_outbox_drain(client, deadline_ns);
     kvi_importer_settle_all(space); /* the helper's jobs name it */
+    if (space->regions)
+        kvi_regions_settle(space);
+    if (is_quiet && space->regions)
+        kvi_regions_unmap(space);
     if (is_quiet)
         kvi_importer_fini(space);
     else

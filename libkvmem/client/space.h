@@ -36,6 +36,7 @@
 #define KVI_SPACE_MAP_SEGMENTS 16u
 
 struct kvi_seq;
+struct kvi_regions;
 
 struct kvmem_space {
     /* the hot path's, together */
@@ -47,6 +48,7 @@ struct kvmem_space {
     uint32_t block_shift; /* block_tokens = 1 << it, or UINT32_MAX */
     uint64_t batch_stamp; /* of the last batch: finds sequences that are named twice */
     uint64_t appended_tokens;
+    struct kvi_regions *regions; /* client/region.h; NULL without KVMEM_SPACE_REGIONS */
     bool is_refused; /* the last request got nothing, and nothing was given back since */
 
     uint32_t first_free_seq; /* free places, linked; UINT32_MAX = none */

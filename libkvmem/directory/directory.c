@@ -17,11 +17,9 @@
 
 #include "util/error.h"
 
-#define DEFAULT_PRESSURE_NS      UINT64_C(50000000)
-#define DEFAULT_UNACKED_FDS      64u
-#define DEFAULT_PIN_LIMIT        65536u
-#define SEGMENT_TARGET_BYTES     (UINT64_C(64) << 20)
-#define SEGMENTS_OF_SMALL_DEVICE 64u
+#define DEFAULT_PRESSURE_NS UINT64_C(50000000)
+#define DEFAULT_UNACKED_FDS 64u
+#define DEFAULT_PIN_LIMIT   65536u
 
 /* ---- sending ---- */
 
@@ -113,19 +111,10 @@ static int check_env(const struct kvi_dir_env *env)
     return 0;
 }
 
-/* Most segments of a device: all of it in the smallest ones that a geometry may have, which is
- * half of the target (see kvi_geometry_plan). */
+/* Most segments of a device: a granule each, in a space with regions. */
 static uint64_t most_segments(const struct kvi_dir_device *options)
 {
-    uint64_t target = options->device_bytes / SEGMENTS_OF_SMALL_DEVICE;
-    uint64_t smallest;
-
-    if (target > SEGMENT_TARGET_BYTES)
-        target = SEGMENT_TARGET_BYTES;
-    smallest = target / 2 / options->granule_bytes * options->granule_bytes;
-    if (smallest < options->granule_bytes)
-        smallest = options->granule_bytes;
-    return options->device_bytes / smallest;
+    return options->device_bytes / options->granule_bytes;
 }
 
 /* Numbers of segments: those of all devices, and one for a segment that is prepared before those

@@ -97,6 +97,7 @@ struct kvi_dir_space {
     uint8_t fingerprint[32];
     uint64_t quota_bytes;
     uint32_t layout;
+    uint32_t flags; /* KVI_SPACE_REGIONS or 0 */
     struct kvi_rec_group group;
     struct kvmem_geometry geometry;
     uint32_t segment_limit; /* slots */

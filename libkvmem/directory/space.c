@@ -93,8 +93,6 @@ static int check_supported(const struct kvi_dir *dir, const struct kvi_msg_space
                       "space_open.shard_count: more than 1 is not supported yet");
     if (m->shard_index >= m->shard_count)
         return refuse(r, KVMEM_E_INVALID, "space_open.shard_index: is not below shard_count");
-    if (m->flags & KVI_SPACE_REGIONS)
-        return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.flags: regions are not supported yet");
     if (m->flags & 0xfe)
         return refuse(r, KVMEM_E_INVALID, "space_open.flags: bits 1 to 7 are not defined");
     if (m->flags >> 8 > dir->options.device_count) {
@@ -103,8 +101,8 @@ static int check_supported(const struct kvi_dir *dir, const struct kvi_msg_space
                  (m->flags >> 8) - 1, dir->options.device_count - 1);
         return r->code;
     }
-    if (m->layout != KVMEM_LAYOUT_PAGE_HEAD_TOKEN && m->layout != KVMEM_LAYOUT_PAGE_TOKEN_HEAD)
-        return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.layout: 3 and 4 are not supported yet");
+    if (m->layout == KVMEM_LAYOUT_PER_LAYER)
+        return refuse(r, KVMEM_E_NOT_SUPPORTED, "space_open.layout: 4 is not supported yet");
     return 0;
 }
 
@@ -153,14 +151,18 @@ static int plan_geometry(const struct kvi_dir_device *device, const struct kvi_m
                                                 .scale_mode = group->scale_mode,
                                                 .scale_dtype = group->scale_dtype,
                                                 .window_tokens = group->window_tokens};
+    const struct kvi_geometry_input input = {.layout = m->layout,
+                                             .flags = m->flags & KVI_SPACE_REGIONS,
+                                             .block_tokens = m->block_tokens,
+                                             .group = &options,
+                                             .device_bytes = device->device_bytes,
+                                             .granule_bytes = device->granule_bytes};
     int code;
 
-    geometry->size = sizeof(*geometry);
     if (group->window_tokens != 0)
         return refuse(r, KVMEM_E_NOT_SUPPORTED,
                       "space_open.window_tokens: windows are not supported yet");
-    code = kvi_geometry_plan(m->layout, m->block_tokens, &options, device->device_bytes,
-                             device->granule_bytes, geometry);
+    code = kvi_geometry_plan(&input, geometry);
     if (code != 0)
         return refuse(r, code, kvmem_error_detail()->text);
     if (geometry->blocks_per_segment > KVI_DIR_BLOCK_LIMIT)
@@ -185,6 +187,8 @@ static const char *difference(const struct kvi_dir_space *space, const struct kv
         return "layout";
     if (space->geometry.block_tokens != m->block_tokens)
         return "block_tokens";
+    if (space->flags != (m->flags & KVI_SPACE_REGIONS))
+        return "flags";
     if (m->quota_bytes != 0 && space->quota_bytes != m->quota_bytes)
         return "quota_bytes";
     if (m->flags >> 8 != 0 && space->device != (m->flags >> 8) - 1)
@@ -247,6 +251,7 @@ static struct kvi_dir_space *create_space(struct kvi_dir *dir, const struct kvi_
     *space = (struct kvi_dir_space){.generation = space->generation,
                                     .quota_bytes = m->quota_bytes,
                                     .layout = m->layout,
+                                    .flags = m->flags & KVI_SPACE_REGIONS,
                                     .group = *group,
                                     .device = place->device,
                                     .geometry = place->geometry,

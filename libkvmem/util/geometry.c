@@ -7,6 +7,12 @@
  *   K       = (head, token, dim) in PAGE_HEAD_TOKEN, (token, head, dim) in PAGE_TOKEN_HEAD
  *   scales  = (head, token), or (head) with KVMEM_SCALE_HEAD
  *
+ * TOKEN_MAJOR turns it around, so that a run of blocks is one tensor over tokens:
+ *
+ *   block   = token 0 | token 1 | ...                        block_tokens tokens, back to back
+ *   token   = layer 0 | layer 1 | ...
+ *   layer   = K (head, dim) | V | K scales (head) | V scales | 0..
+ *
  * V, the K scales and the layer begin at multiples of 16 bytes, so that kernels load vectors; with
  * the shapes of real models nothing has to be rounded for that. block_bytes is therefore a
  * multiple of 16, as every stride is.
@@ -18,6 +24,9 @@
  * their distance from it (of two, the smaller first); the first that an exact stride pads at most
  * 1 % is taken, with as many blocks as it then holds. The target is the smaller of 64 MiB and 1/64
  * of the device, but at least a granule and a block.
+ *
+ * With KVMEM_SPACE_REGIONS a segment is one block, and a block whole granules: blocks mapped back
+ * to back then show no gap. Nothing is padded, or the plan is refused.
  *
  * How long it takes: within 1 % either the counts or the strides to try are fewer than
  * sqrt(segment ÷ 16) ÷ 100, at most 60 or so; a candidate fails only while the granule is above
@@ -72,42 +81,72 @@ uint32_t kvi_geometry_dtype_bytes(uint32_t dtype)
 
 /* ---- inside a block ---- */
 
-/* Strides of K or V, whose elements have `bytes` bytes and whose heads have `dim`. */
-static void set_strides(uint32_t layout, uint32_t block_tokens, uint32_t head_count, uint64_t dim,
-                        uint64_t bytes, uint64_t *head_stride, uint64_t *token_stride)
+/* Strides of K or V, whose heads have `row` bytes a token. */
+static void set_strides(const struct kvi_geometry_input *input, uint64_t row, uint64_t *head_stride,
+                        uint64_t *token_stride)
 {
-    if (layout == KVMEM_LAYOUT_PAGE_TOKEN_HEAD) {
-        *head_stride = dim * bytes;
-        *token_stride = head_count * dim * bytes;
+    if (input->layout == KVMEM_LAYOUT_PAGE_TOKEN_HEAD ||
+        input->layout == KVMEM_LAYOUT_TOKEN_MAJOR) {
+        *head_stride = row;
+        *token_stride = input->group->kv_head_count * row;
     } else {
-        *token_stride = dim * bytes;
-        *head_stride = block_tokens * dim * bytes;
+        *token_stride = row;
+        *head_stride = input->block_tokens * row;
     }
 }
 
-/* Fills what does not depend on the segment. */
-static void lay_out_block(uint32_t layout, uint32_t block_tokens,
-                          const struct kvmem_group_options *group, struct kvmem_geometry *out)
+/* Elements of K, V or their scales that lie together: of a block, or of a token. */
+static uint64_t slots_of(const struct kvi_geometry_input *input)
 {
-    uint64_t slots = (uint64_t)block_tokens * group->kv_head_count;
+    bool is_token_major = input->layout == KVMEM_LAYOUT_TOKEN_MAJOR;
+
+    return (is_token_major ? 1 : (uint64_t)input->block_tokens) * input->group->kv_head_count;
+}
+
+static uint64_t scale_bytes_of(const struct kvi_geometry_input *input)
+{
+    const struct kvmem_group_options *group = input->group;
+    uint64_t scales = group->scale_mode == KVMEM_SCALE_HEAD         ? group->kv_head_count
+                      : group->scale_mode == KVMEM_SCALE_TOKEN_HEAD ? slots_of(input)
+                                                                    : 0;
+
+    return scales * kvi_geometry_dtype_bytes(group->scale_dtype);
+}
+
+/* All strides, once the layer's is known. */
+static void set_all_strides(const struct kvi_geometry_input *input, struct kvmem_geometry *out)
+{
+    const struct kvmem_group_options *group = input->group;
+    uint64_t token_bytes = group->layer_count * out->layer_stride_bytes;
+
+    set_strides(input, group->head_dim_k * kvi_geometry_dtype_bytes(group->dtype_k),
+                &out->k_head_stride_bytes, &out->k_token_stride_bytes);
+    if (out->v_offset_bytes)
+        set_strides(input, group->head_dim_v * kvi_geometry_dtype_bytes(group->dtype_v),
+                    &out->v_head_stride_bytes, &out->v_token_stride_bytes);
+    out->block_bytes = token_bytes;
+    if (input->layout != KVMEM_LAYOUT_TOKEN_MAJOR)
+        return;
+    out->block_bytes = input->block_tokens * token_bytes;
+    out->k_token_stride_bytes = token_bytes;
+    if (out->v_offset_bytes)
+        out->v_token_stride_bytes = token_bytes;
+}
+
+/* Fills what does not depend on the segment. */
+static void lay_out_block(const struct kvi_geometry_input *input, struct kvmem_geometry *out)
+{
+    const struct kvmem_group_options *group = input->group;
+    uint64_t slots = slots_of(input);
     uint64_t k_bytes = slots * group->head_dim_k * kvi_geometry_dtype_bytes(group->dtype_k);
     uint64_t v_bytes = slots * group->head_dim_v * kvi_geometry_dtype_bytes(group->dtype_v);
-    uint64_t scales = group->scale_mode == KVMEM_SCALE_HEAD         ? group->kv_head_count
-                      : group->scale_mode == KVMEM_SCALE_TOKEN_HEAD ? slots
-                                                                    : 0;
-    uint64_t scale_bytes = scales * kvi_geometry_dtype_bytes(group->scale_dtype);
+    uint64_t scale_bytes = scale_bytes_of(input);
     uint64_t end = k_bytes;
 
     memset(out, 0, sizeof(*out));
     out->size = sizeof(*out);
-    out->block_tokens = block_tokens;
-    set_strides(layout, block_tokens, group->kv_head_count, group->head_dim_k,
-                kvi_geometry_dtype_bytes(group->dtype_k), &out->k_head_stride_bytes,
-                &out->k_token_stride_bytes);
+    out->block_tokens = input->block_tokens;
     if (v_bytes) {
-        set_strides(layout, block_tokens, group->kv_head_count, group->head_dim_v,
-                    kvi_geometry_dtype_bytes(group->dtype_v), &out->v_head_stride_bytes,
-                    &out->v_token_stride_bytes);
         out->v_offset_bytes = aligned(end);
         end = out->v_offset_bytes + v_bytes;
     }
@@ -120,7 +159,7 @@ static void lay_out_block(uint32_t layout, uint32_t block_tokens,
         end += scale_bytes;
     }
     out->layer_stride_bytes = aligned(end);
-    out->block_bytes = group->layer_count * out->layer_stride_bytes;
+    set_all_strides(input, out);
 }
 
 /* ---- the segment ---- */
@@ -166,10 +205,22 @@ static uint64_t target_of(uint64_t block_bytes, uint64_t device_bytes, uint64_t 
                 block_bytes);
 }
 
-/* Choose the segment for out->block_bytes. False when none pads at most 1 %. */
-static bool choose_segment(uint64_t device_bytes, uint64_t granule_bytes,
-                           struct kvmem_geometry *out)
+/* A segment for one block. False when that is not whole granules. */
+static bool choose_block(const struct kvi_geometry_input *input, struct kvmem_geometry *out)
 {
+    if (out->block_bytes % input->granule_bytes)
+        return false;
+    out->segment_bytes = out->block_bytes;
+    out->index_stride_bytes = out->block_bytes;
+    out->blocks_per_segment = 1;
+    return true;
+}
+
+/* Choose the segment for out->block_bytes. False when none pads at most 1 %. */
+static bool choose_segment(const struct kvi_geometry_input *input, struct kvmem_geometry *out)
+{
+    uint64_t device_bytes = input->device_bytes;
+    uint64_t granule_bytes = input->granule_bytes;
     uint64_t target = target_of(out->block_bytes, device_bytes, granule_bytes);
     uint64_t low = (target + 1) / 2;
     uint64_t high = least(5 * target, device_bytes);
@@ -212,53 +263,84 @@ static uint32_t segment_limit_of(const struct kvmem_geometry *geometry, uint64_t
     return (uint32_t)least(segments, KVI_SEGMENT_LIMIT);
 }
 
-static bool does_fit(uint32_t layout, uint32_t block_tokens,
-                     const struct kvmem_group_options *group, uint64_t device_bytes,
-                     uint64_t granule_bytes)
+/* Lay out and choose: the whole plan, but for the segment limit. */
+static bool does_fit(const struct kvi_geometry_input *input, struct kvmem_geometry *out)
 {
+    lay_out_block(input, out);
+    if (out->block_bytes > input->device_bytes)
+        return false;
+    return input->flags & KVMEM_SPACE_REGIONS ? choose_block(input, out)
+                                              : choose_segment(input, out);
+}
+
+static bool does_fit_with(const struct kvi_geometry_input *input, uint32_t block_tokens)
+{
+    struct kvi_geometry_input other = *input;
     struct kvmem_geometry trial;
 
-    lay_out_block(layout, block_tokens, group, &trial);
-    return trial.block_bytes <= device_bytes && choose_segment(device_bytes, granule_bytes, &trial);
+    other.block_tokens = block_tokens;
+    return does_fit(&other, &trial);
 }
 
 /* The block_tokens nearest to the one given that works (of two, the smaller); 0 = none. */
-static uint32_t nearest_block_tokens(uint32_t layout, uint32_t block_tokens,
-                                     const struct kvmem_group_options *group, uint64_t device_bytes,
-                                     uint64_t granule_bytes)
+static uint32_t nearest_block_tokens(const struct kvi_geometry_input *input)
 {
+    uint32_t block_tokens = input->block_tokens;
+
     for (uint32_t distance = 1; distance < BLOCK_TOKENS_MAX; distance++) {
-        if (distance < block_tokens &&
-            does_fit(layout, block_tokens - distance, group, device_bytes, granule_bytes))
+        if (distance < block_tokens && does_fit_with(input, block_tokens - distance))
             return block_tokens - distance;
         if (block_tokens + distance <= BLOCK_TOKENS_MAX &&
-            does_fit(layout, block_tokens + distance, group, device_bytes, granule_bytes))
+            does_fit_with(input, block_tokens + distance))
             return block_tokens + distance;
     }
     return 0;
 }
 
-static int refuse(uint32_t layout, uint32_t block_tokens, const struct kvmem_group_options *group,
-                  uint64_t device_bytes, uint64_t granule_bytes, uint64_t block_bytes)
+static uint32_t smallest_block_tokens(const struct kvi_geometry_input *input)
 {
-    uint32_t nearest =
-        nearest_block_tokens(layout, block_tokens, group, device_bytes, granule_bytes);
-    uint64_t target = target_of(block_bytes, device_bytes, granule_bytes);
-    char remedy[64] = "no block_tokens in 1..4096 works";
+    for (uint32_t tokens = 1; tokens <= BLOCK_TOKENS_MAX; tokens++)
+        if (does_fit_with(input, tokens))
+            return tokens;
+    return 0;
+}
 
-    if (nearest)
-        snprintf(remedy, sizeof(remedy), "nearest that works: block_tokens %" PRIu32, nearest);
-    if (block_bytes > device_bytes)
+/* What to do about it, into `text` of `bytes` bytes. */
+static void write_remedy(const struct kvi_geometry_input *input, char *text, size_t bytes)
+{
+    bool has_regions = input->flags & KVMEM_SPACE_REGIONS;
+    uint32_t tokens = has_regions ? smallest_block_tokens(input) : nearest_block_tokens(input);
+
+    if (tokens)
+        snprintf(text, bytes, "%s that works: block_tokens %" PRIu32,
+                 has_regions ? "smallest" : "nearest", tokens);
+    else
+        snprintf(text, bytes, "no block_tokens in 1..%u works", BLOCK_TOKENS_MAX);
+}
+
+static int refuse(const struct kvi_geometry_input *input, uint64_t block_bytes)
+{
+    uint64_t target = target_of(block_bytes, input->device_bytes, input->granule_bytes);
+    char remedy[64];
+
+    write_remedy(input, remedy, sizeof(remedy));
+    if (block_bytes > input->device_bytes)
         return kvi_error_set(KVMEM_E_INVALID,
                              "block_tokens: %" PRIu32 " makes a block of %" PRIu64
                              " bytes on a device of %" PRIu64 "; %s",
-                             block_tokens, block_bytes, device_bytes, remedy);
+                             input->block_tokens, block_bytes, input->device_bytes, remedy);
+    if (input->flags & KVMEM_SPACE_REGIONS)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "block_tokens: %" PRIu32 " makes blocks of %" PRIu64
+                             " bytes, for regions a multiple of the granule %" PRIu64
+                             " is needed; %s",
+                             input->block_tokens, block_bytes, input->granule_bytes, remedy);
     return kvi_error_set(KVMEM_E_INVALID,
                          "block_tokens: %" PRIu32 " makes blocks of %" PRIu64 " bytes, which no "
                          "segment of %" PRIu64 "..%" PRIu64 " bytes in steps of %" PRIu64
                          " pads at most 1 %%; %s",
-                         block_tokens, block_bytes, (target + 1) / 2,
-                         least(5 * target, device_bytes), granule_bytes, remedy);
+                         input->block_tokens, block_bytes, (target + 1) / 2,
+                         least(5 * target, input->device_bytes), input->granule_bytes, remedy);
 }
 
 /* ---- the options ---- */
@@ -322,12 +404,24 @@ static int check_layout(uint32_t layout)
 {
     int rc = check_range("", "layout", layout, 0, KVMEM_LAYOUT_PER_LAYER);
 
-    if (rc == 0 && layout > KVMEM_LAYOUT_PAGE_TOKEN_HEAD)
+    if (rc == 0 && layout == KVMEM_LAYOUT_PER_LAYER)
         return kvi_error_set(KVMEM_E_NOT_SUPPORTED,
-                             "layout: %" PRIu32 "; only PAGE_HEAD_TOKEN (1) and PAGE_TOKEN_HEAD "
-                             "(2) are supported",
+                             "layout: %" PRIu32 "; only PAGE_HEAD_TOKEN (1), PAGE_TOKEN_HEAD (2) "
+                             "and TOKEN_MAJOR (3) are supported",
                              layout);
     return rc;
+}
+
+/* One scale a block has no place among tokens. */
+static int check_layout_scales(const char *where, uint32_t layout,
+                               const struct kvmem_group_options *group)
+{
+    if (layout != KVMEM_LAYOUT_TOKEN_MAJOR || group->scale_mode != KVMEM_SCALE_HEAD)
+        return 0;
+    return kvi_error_set(KVMEM_E_INVALID,
+                         "%sscale_mode: HEAD (2) is not possible with layout TOKEN_MAJOR (3); "
+                         "TENSOR (1) or TOKEN_HEAD (3) is",
+                         where);
 }
 
 static int check_one(const char *name, uint32_t value, uint32_t max)
@@ -361,8 +455,6 @@ static int check_tuning(const struct kvmem_space_options *options)
         (rc = check_range("", "reserved", options->reserved, 0, 0)) ||
         (rc = check_range("", "flags", options->flags, 0, KVMEM_SPACE_REGIONS)))
         return rc;
-    if (options->flags)
-        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "flags: KVMEM_SPACE_REGIONS is not supported");
     return 0;
 }
 
@@ -387,6 +479,8 @@ int kvi_space_options_check(const struct kvmem_space_options *options)
     for (uint32_t i = 0; i < options->group_count; i++) {
         snprintf(where, sizeof(where), "groups[%" PRIu32 "].", i);
         rc = check_group(where, &options->groups[i]);
+        if (!rc)
+            rc = check_layout_scales(where, options->layout, &options->groups[i]);
         if (rc)
             return rc;
     }
@@ -405,21 +499,21 @@ static int check_device(uint64_t device_bytes, uint64_t granule_bytes)
     return check_range("", "device_bytes", device_bytes, granule_bytes, UINT64_MAX);
 }
 
-int kvi_geometry_plan(uint32_t layout, uint32_t block_tokens,
-                      const struct kvmem_group_options *group, uint64_t device_bytes,
-                      uint64_t granule_bytes, struct kvmem_geometry *out)
+int kvi_geometry_plan(const struct kvi_geometry_input *input, struct kvmem_geometry *out)
 {
     struct kvmem_geometry plan;
     int rc;
 
-    if ((rc = check_layout(layout)) ||
-        (rc = check_range("", "block_tokens", block_tokens, 1, BLOCK_TOKENS_MAX)) ||
-        (rc = check_group("", group)) || (rc = check_device(device_bytes, granule_bytes)))
+    if ((rc = check_layout(input->layout)) ||
+        (rc = check_range("", "flags", input->flags, 0, KVMEM_SPACE_REGIONS)) ||
+        (rc = check_range("", "block_tokens", input->block_tokens, 1, BLOCK_TOKENS_MAX)) ||
+        (rc = check_group("", input->group)) ||
+        (rc = check_layout_scales("", input->layout, input->group)) ||
+        (rc = check_device(input->device_bytes, input->granule_bytes)))
         return rc;
-    lay_out_block(layout, block_tokens, group, &plan);
-    if (plan.block_bytes > device_bytes || !choose_segment(device_bytes, granule_bytes, &plan))
-        return refuse(layout, block_tokens, group, device_bytes, granule_bytes, plan.block_bytes);
-    plan.segment_limit = segment_limit_of(&plan, device_bytes);
+    if (!does_fit(input, &plan))
+        return refuse(input, plan.block_bytes);
+    plan.segment_limit = segment_limit_of(&plan, input->device_bytes);
     *out = plan;
     return 0;
 }

@@ -10,13 +10,21 @@
 /* Segments of a space, and of a directory: a number + 1 fits 16 bits, beside 0 for none. */
 #define KVI_SEGMENT_LIMIT 65534u
 
-/* Plan one group. The directory and the clients call this with the same arguments and get the
- * same answer. 0; KVMEM_E_INVALID naming the field, its value and its range, or, when no segment
- * pads at most 1 %, the nearest block_tokens that works; KVMEM_E_NOT_SUPPORTED naming layout or
- * window_tokens. */
-int kvi_geometry_plan(uint32_t layout, uint32_t block_tokens,
-                      const struct kvmem_group_options *group, uint64_t device_bytes,
-                      uint64_t granule_bytes, struct kvmem_geometry *out);
+/* What a plan follows from. */
+struct kvi_geometry_input {
+    uint32_t layout; /* enum kvmem_layout; 0 = PAGE_HEAD_TOKEN */
+    uint32_t flags;  /* 0 or KVMEM_SPACE_REGIONS: a segment is one block */
+    uint32_t block_tokens;
+    const struct kvmem_group_options *group;
+    uint64_t device_bytes;
+    uint64_t granule_bytes;
+};
+
+/* Plan one group. The directory and the clients call this with the same input and get the same
+ * answer. 0; KVMEM_E_INVALID naming the field, its value and its range, or, when no segment pads
+ * at most 1 %, the nearest block_tokens that works (with KVMEM_SPACE_REGIONS, where nothing may
+ * be padded, the smallest); KVMEM_E_NOT_SUPPORTED naming layout or window_tokens. */
+int kvi_geometry_plan(const struct kvi_geometry_input *input, struct kvmem_geometry *out);
 
 /* Blocks of `block_bytes` (a multiple of 16) in a segment of `segment_bytes` at an exact stride:
  * the largest n >= count_min for which segment_bytes = n * stride, stride a multiple of 16 and

@@ -34,6 +34,9 @@
 #endif
 #define RARE 1000u
 
+/* A segment is one block. */
+static bool is_single;
+
 enum state {
     NONE,
     PRIVATE,
@@ -875,10 +878,11 @@ static void begin(struct model *m, uint64_t device_bytes, uint64_t seed, uint32_
 
     options.groups[0] = (struct kvmem_group_options){.layer_count = 1,
                                                      .kv_head_count = 1,
-                                                     .head_dim_k = 64,
-                                                     .head_dim_v = 64,
+                                                     .head_dim_k = is_single ? 256 : 64,
+                                                     .head_dim_v = is_single ? 256 : 64,
                                                      .dtype_k = KVMEM_DTYPE_BF16,
                                                      .dtype_v = KVMEM_DTYPE_BF16};
+    options.flags = is_single ? KVMEM_SPACE_REGIONS : 0;
     memset(m, 0, sizeof(*m));
     m->random = seed;
     m->scratch = KVMEM_BLOCK_NONE;
@@ -984,6 +988,13 @@ Test(client_model, other_seeds, .timeout = 600)
 {
     for (uint64_t seed = 10; seed < 20; seed++)
         run(64 * 1024 + (seed % 4) * 32 * 1024, seed, OPERATIONS / 10);
+}
+
+Test(client_model, one_block_a_segment, .timeout = 600)
+{
+    is_single = true;
+    run(128 * 1024, 5, OPERATIONS / 10);
+    run(256 * 1024, 6, OPERATIONS / 10);
 }
 
 Test(client_model, same_seed_same_digest, .timeout = 600)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The directory against its naive twin (support/dirtwin.h), driven by random operations of a few
- * clients on one or two devices of at most 64 segments of 4 or 8 blocks. After every operation: the
- * messages that came out are those the twin predicted, in the same order, with the same hits,
+ * clients on one or two devices of at most 64 segments of 1, 4 or 8 blocks. After every operation:
+ * the messages that came out are those the twin predicted, in the same order, with the same hits,
  * states, segments, blocks and codes (so the victims are the exact least recently used ones); the
  * counters are the twin's; kvi_dir_check finds nothing; the backend holds what the twin says.
  *
@@ -305,9 +305,9 @@ static void op_join(struct model *m)
 static void op_open(struct model *m, uint32_t client)
 {
     static const char *const names[] = {"a", "b", "c", "d", "a@other"};
-    static const enum kvt_geometry shapes[] = {KVT_SMALL, KVT_LARGE, KVT_SMALL, KVT_TINY,
+    static const enum kvt_geometry shapes[] = {KVT_SMALL, KVT_LARGE, KVT_SINGLE, KVT_TINY,
                                                KVT_SMALL};
-    static const uint32_t blocks[] = {4, 8, 8}; /* of a segment, by geometry */
+    static const uint32_t blocks[] = {4, 8, 8, 1}; /* of a segment, by geometry */
     uint32_t name = pick(m, 5), is_other = name == 4;
     enum kvt_geometry geometry = shapes[name];
     uint64_t quota = name == 2 ? 5 * KVT_GRANULE_BYTES : 0;
@@ -317,7 +317,7 @@ static void op_open(struct model *m, uint32_t client)
     if (pick(m, 40) == 0)
         device = 3;
     if (pick(m, 20) == 0)
-        geometry = (enum kvt_geometry)pick(m, 3);
+        geometry = (enum kvt_geometry)pick(m, 4);
     if (pick(m, 20) == 0)
         quota = 6 * KVT_GRANULE_BYTES;
     serial = kvt_open_with(m->world, client, names[name], geometry, quota, device << 8);

@@ -456,7 +456,7 @@ uint32_t kvt_open(struct kvt_world *world, uint32_t client, const char *name,
 uint32_t kvt_open_with(struct kvt_world *world, uint32_t client, const char *name,
                        enum kvt_geometry geometry, uint64_t quota_bytes, uint32_t flags)
 {
-    static const uint32_t layer_counts[] = {8, 12, 4};
+    static const uint32_t layer_counts[] = {8, 12, 4, 32};
     const struct kvi_rec_group group = {.layer_count = layer_counts[geometry],
                                         .kv_head_count = 1,
                                         .head_dim_k = 8,
@@ -469,8 +469,8 @@ uint32_t kvt_open_with(struct kvt_world *world, uint32_t client, const char *nam
     snprintf(open->domain, sizeof(open->domain), "%s",
              strchr(name, '@') ? strchr(name, '@') + 1 : "default");
     open->quota_bytes = quota_bytes;
-    open->flags = flags;
-    open->layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
+    open->flags = flags | (geometry == KVT_SINGLE ? KVI_SPACE_REGIONS : 0);
+    open->layout = geometry == KVT_SINGLE ? KVMEM_LAYOUT_TOKEN_MAJOR : KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
     open->block_tokens = KVT_BLOCK_TOKENS;
     open->shard_count = 1;
     open->group_count = 1;

@@ -8,6 +8,7 @@
  *   KVT_SMALL  4 blocks of 1 KiB     a segment is 4 KiB
  *   KVT_TINY   8 blocks of 512 B     a segment is 4 KiB
  *   KVT_LARGE  8 blocks of 1.5 KiB   a segment is 12 KiB
+ *   KVT_SINGLE 1 block of 4 KiB      a segment is 4 KiB: a space with regions, token-major
  */
 #ifndef KVT_SUPPORT_DIRWORLD_H
 #define KVT_SUPPORT_DIRWORLD_H
@@ -28,7 +29,8 @@
 enum kvt_geometry {
     KVT_SMALL = 0,
     KVT_LARGE = 1,
-    KVT_TINY = 2
+    KVT_TINY = 2,
+    KVT_SINGLE = 3
 };
 
 struct kvt_sent {

@@ -104,12 +104,16 @@ static void push_opened(struct kvt_script *script, const struct kvi_msg_space_op
                                         row->scale_dtype,
                                         0,
                                         0};
-    struct kvmem_geometry plan = {.size = sizeof(plan)};
+    struct kvi_geometry_input input = {.layout = request->layout,
+                                       .flags = request->flags & KVI_SPACE_REGIONS,
+                                       .block_tokens = request->block_tokens,
+                                       .group = &group,
+                                       .device_bytes = script->device_bytes,
+                                       .granule_bytes = script->granule_bytes};
+    struct kvmem_geometry plan;
     struct kvi_msg_space_opened opened;
 
-    must(!kvi_geometry_plan(request->layout, request->block_tokens, &group, script->device_bytes,
-                            script->granule_bytes, &plan),
-         "geometry");
+    must(!kvi_geometry_plan(&input, &plan), "geometry");
     kvi_wire_begin(&opened, KVI_OP_SPACE_OPENED, request->header.serial);
     opened.space = 7 + script->spaces++;
     opened.blocks_per_segment = plan.blocks_per_segment;

@@ -424,11 +424,11 @@ Test(directory, a_space_that_cannot_be_names_the_field)
            sizeof(struct kvi_rec_group));
     expect_refused(client, open, KVMEM_E_NOT_SUPPORTED, "group_count");
     open = good_open();
-    open->flags = 1;
-    expect_refused(client, open, KVMEM_E_NOT_SUPPORTED, "space_open.flags");
+    open->flags = 2;
+    expect_refused(client, open, KVMEM_E_INVALID, "space_open.flags");
     open = good_open();
-    open->layout = KVMEM_LAYOUT_TOKEN_MAJOR;
-    expect_refused(client, open, KVMEM_E_NOT_SUPPORTED, "layout");
+    open->flags = KVI_SPACE_REGIONS;
+    expect_refused(client, open, KVMEM_E_INVALID, "smallest that works: block_tokens 16");
     open = good_open();
     open->layout = KVMEM_LAYOUT_PER_LAYER;
     expect_refused(client, open, KVMEM_E_NOT_SUPPORTED, "layout");
@@ -479,8 +479,15 @@ Test(directory, the_same_space_needs_the_same_properties)
     open->layout = KVMEM_LAYOUT_PAGE_TOKEN_HEAD;
     expect_refused(second, open, KVMEM_E_EXISTS, "space_open.layout");
     open = good_open();
-    open->block_tokens = 8;
+    open->block_tokens = 16;
+    open->flags = KVI_SPACE_REGIONS;
     expect_refused(second, open, KVMEM_E_EXISTS, "space_open.block_tokens");
+    kvt_space(world, first, "single", KVT_SINGLE, 0);
+    open = good_open();
+    strcpy(open->name, "single");
+    open->layout = KVMEM_LAYOUT_TOKEN_MAJOR;
+    ((struct kvi_rec_group *)kvi_wire_tail(open, 0))->layer_count = 32;
+    expect_refused(second, open, KVMEM_E_EXISTS, "space_open.flags");
     open = good_open();
     open->quota_bytes = 12288;
     expect_refused(second, open, KVMEM_E_EXISTS, "space_open.quota_bytes");
@@ -496,7 +503,7 @@ Test(directory, the_same_space_needs_the_same_properties)
     memcpy(open->domain, "other\0\0", 7); /* another domain, another space */
     kvt_deliver(world, second, open);
     cr_assert(kvt_take_as(world, second, KVI_OP_SPACE_OPENED));
-    cr_assert_eq(kvt_stats(world).space_count, 2);
+    cr_assert_eq(kvt_stats(world).space_count, 3);
 }
 
 Test(directory, places_for_spaces_run_out)

@@ -8,6 +8,7 @@
  */
 #include <criterion/criterion.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +48,32 @@ static struct kvmem_group_options scaled_of(struct kvmem_group_options group, ui
     group.scale_mode = mode;
     group.scale_dtype = dtype;
     return group;
+}
+
+static int plan_of(uint32_t layout, uint32_t block_tokens, const struct kvmem_group_options *group,
+                   uint64_t device_bytes, uint64_t granule_bytes, struct kvmem_geometry *out)
+{
+    struct kvi_geometry_input input = {.layout = layout,
+                                       .block_tokens = block_tokens,
+                                       .group = group,
+                                       .device_bytes = device_bytes,
+                                       .granule_bytes = granule_bytes};
+
+    return kvi_geometry_plan(&input, out);
+}
+
+static int plan_regions(uint32_t layout, uint32_t block_tokens,
+                        const struct kvmem_group_options *group, uint64_t device_bytes,
+                        struct kvmem_geometry *out)
+{
+    struct kvi_geometry_input input = {.layout = layout,
+                                       .flags = KVMEM_SPACE_REGIONS,
+                                       .block_tokens = block_tokens,
+                                       .group = group,
+                                       .device_bytes = device_bytes,
+                                       .granule_bytes = GRANULE};
+
+    return kvi_geometry_plan(&input, out);
 }
 
 /* ---- the table ---- */
@@ -114,7 +141,7 @@ Test(geometry, the_table_of_measured_paddings)
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         const struct row *row = &rows[i];
         struct kvmem_geometry geometry;
-        int rc = kvi_geometry_plan(0, 16, &row->group, BIG, GRANULE, &geometry);
+        int rc = plan_of(0, 16, &row->group, BIG, GRANULE, &geometry);
 
         WANT(rc == 0, "%s: %s", row->name, kvmem_error_detail()->text);
         WANT(geometry.block_bytes == row->block_bytes, "%s: %" PRIu64, row->name,
@@ -168,7 +195,7 @@ Test(geometry, the_examples_of_the_design)
     for (size_t i = 0; i < sizeof(examples) / sizeof(examples[0]); i++) {
         const struct example *e = &examples[i];
 
-        WANT(kvi_geometry_plan(1, 16, &rows[e->row].group, BIG, GRANULE, &geometry) == 0);
+        WANT(plan_of(1, 16, &rows[e->row].group, BIG, GRANULE, &geometry) == 0);
         WANT(geometry.segment_bytes == e->segment_bytes, "%s: %" PRIu64, rows[e->row].name,
              geometry.segment_bytes);
         WANT(geometry.blocks_per_segment == e->blocks, "%" PRIu32, geometry.blocks_per_segment);
@@ -180,14 +207,17 @@ Test(geometry, the_examples_of_the_design)
     WANT(cases == 4);
 }
 
-/* One segment a block: the smallest power of two of tokens at which a multiple of the granule
- * holds one block at <= 1 %. */
+static const struct claim {
+    size_t row;
+    uint32_t block_tokens;
+    bool is_exact; /* pads nothing: a space with regions may have it */
+} claims[] = {{0, 16, true},  {1, 16, true},  {2, 32, true},   {4, 128, true},
+              {3, 256, true}, {5, 512, true}, {6, 2048, false}};
+
+/* One segment a block: the smallest power of two of tokens, 16 or more, at which a multiple of
+ * the granule holds one block at <= 1 %. */
 Test(geometry, one_segment_a_block)
 {
-    static const struct {
-        size_t row;
-        uint32_t block_tokens;
-    } claims[] = {{0, 16}, {1, 16}, {2, 32}, {4, 128}, {3, 256}, {5, 512}, {6, 2048}};
     unsigned cases = 0;
 
     for (size_t i = 0; i < sizeof(claims) / sizeof(claims[0]); i++) {
@@ -201,9 +231,80 @@ Test(geometry, one_segment_a_block)
             segment = (block + GRANULE - 1) / GRANULE * GRANULE;
         }
         WANT(tokens == claims[i].block_tokens, "%s: %u", rows[claims[i].row].name, tokens);
+        WANT((segment == block) == claims[i].is_exact, "%s", rows[claims[i].row].name);
         cases++;
     }
     WANT(cases == 7);
+}
+
+/* ---- regions ---- */
+
+/* The table's rows that pad nothing are accepted as they stand, half of them is refused. */
+Test(geometry, regions_take_what_the_table_says)
+{
+    struct kvmem_geometry g;
+    unsigned cases = 0;
+
+    for (size_t i = 0; i < sizeof(claims) / sizeof(claims[0]); i++) {
+        const struct row *row = &rows[claims[i].row];
+        int rc = plan_regions(1, claims[i].block_tokens, &row->group, BIG, &g);
+
+        if (!claims[i].is_exact) {
+            WANT(rc == KVMEM_E_INVALID, "%s", row->name);
+            WANT(strstr(kvmem_error_detail()->text, "no block_tokens in 1..4096 works"), "%s",
+                 kvmem_error_detail()->text);
+            continue;
+        }
+        WANT(rc == 0, "%s: %s", row->name, kvmem_error_detail()->text);
+        WANT(g.blocks_per_segment == 1 && g.segment_bytes == g.block_bytes &&
+             g.index_stride_bytes == g.block_bytes && g.padding_ratio == 0);
+        if (claims[i].block_tokens > 16)
+            WANT(plan_regions(1, claims[i].block_tokens / 2, &row->group, BIG, &g) ==
+                 KVMEM_E_INVALID);
+        cases++;
+    }
+    WANT(cases == 6);
+}
+
+/* In both layouts, and the refusal's word is true: nothing smaller fits. */
+Test(geometry, a_refusal_for_regions_names_the_smallest_block_tokens)
+{
+    struct kvmem_geometry g;
+    unsigned cases = 0;
+
+    for (uint32_t layout = 1; layout <= 3; layout++)
+        for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+            const char *text;
+            uint32_t smallest;
+
+            if (plan_regions(layout, 1, &rows[i].group, BIG, &g) == 0)
+                continue;
+            text = strstr(kvmem_error_detail()->text, "smallest that works: block_tokens ");
+            if (!text) {
+                WANT(strstr(kvmem_error_detail()->text, "no block_tokens in 1..4096 works"));
+                WANT(plan_regions(layout, 4096, &rows[i].group, BIG, &g));
+                continue;
+            }
+            smallest = (uint32_t)atoi(text + strlen("smallest that works: block_tokens "));
+            for (uint32_t t = 1; t < smallest; t++)
+                WANT(plan_regions(layout, t, &rows[i].group, BIG, &g) == KVMEM_E_INVALID);
+            WANT(plan_regions(layout, smallest, &rows[i].group, BIG, &g) == 0);
+            WANT(g.block_bytes % GRANULE == 0);
+            cases++;
+        }
+    WANT(cases >= 24, "%u", cases);
+}
+
+Test(geometry, regions_of_a_large_and_of_a_small_device)
+{
+    struct kvmem_geometry g;
+
+    WANT(plan_regions(3, 16, &rows[0].group, BIG, &g) == 0);
+    WANT(g.segment_limit == KVI_SEGMENT_LIMIT && BIG / g.segment_bytes > KVI_SEGMENT_LIMIT);
+    WANT(plan_regions(3, 16, &rows[0].group, 32 * MIB, &g) == 0 && g.segment_limit == 32);
+    WANT(plan_regions(3, 16, &rows[0].group, 2 * MIB, &g) == 0 && g.segment_limit == 2);
+    WANT(plan_regions(3, 32, &rows[0].group, 2 * MIB, &g) == KVMEM_E_INVALID);
+    WANT(strstr(kvmem_error_detail()->text, "smallest that works: block_tokens 16"));
 }
 
 /* ---- the search ---- */
@@ -270,7 +371,7 @@ Test(geometry, small_pools_behave_like_large_ones)
                 struct kvmem_group_options group = group_of(layers, 2, 16, KVMEM_DTYPE_BF16);
                 struct kvmem_geometry g;
                 uint64_t target = device / 64 < 64 * MIB ? device / 64 : 64 * MIB;
-                int rc = kvi_geometry_plan(2, 16, &group, device, granule, &g);
+                int rc = plan_of(2, 16, &group, device, granule, &g);
 
                 cases++;
                 if (rc) {
@@ -289,7 +390,7 @@ Test(geometry, a_device_of_one_mebibyte)
     struct kvmem_group_options group = group_of(2, 2, 16, KVMEM_DTYPE_BF16);
     struct kvmem_geometry g;
 
-    WANT(kvi_geometry_plan(0, 16, &group, MIB, 64 * KIB, &g) == 0);
+    WANT(plan_of(0, 16, &group, MIB, 64 * KIB, &g) == 0);
     WANT(g.block_bytes == 4 * KIB && g.segment_bytes == 64 * KIB && g.blocks_per_segment == 16);
     WANT(g.padding_ratio == 0);
     WANT(g.segment_limit >= 16);
@@ -305,7 +406,7 @@ Test(geometry, a_refusal_names_the_nearest_block_tokens)
     memset(&g, 7, sizeof(g));
     for (uint32_t tokens = 1; tokens <= 64; tokens++) {
         struct kvmem_group_options group = latent_of(61, 576, KVMEM_DTYPE_BF16);
-        int rc = kvi_geometry_plan(0, tokens, &group, 256 * MIB, GRANULE, &g);
+        int rc = plan_of(0, tokens, &group, 256 * MIB, GRANULE, &g);
 
         if (rc == 0)
             continue;
@@ -318,9 +419,9 @@ Test(geometry, a_refusal_names_the_nearest_block_tokens)
             uint32_t best = nearest > tokens ? nearest - tokens : tokens - nearest;
 
             if (distance < best)
-                WANT(kvi_geometry_plan(0, t, &group, 256 * MIB, GRANULE, &g) == KVMEM_E_INVALID);
+                WANT(plan_of(0, t, &group, 256 * MIB, GRANULE, &g) == KVMEM_E_INVALID);
         }
-        WANT(kvi_geometry_plan(0, nearest, &group, 256 * MIB, GRANULE, &g) == 0);
+        WANT(plan_of(0, nearest, &group, 256 * MIB, GRANULE, &g) == 0);
         if (++cases == 3)
             break;
     }
@@ -332,15 +433,32 @@ Test(geometry, a_block_larger_than_the_device_is_refused)
     struct kvmem_group_options group = group_of(1024, 1024, 4096, KVMEM_DTYPE_FP32);
     struct kvmem_geometry g;
 
-    WANT(kvi_geometry_plan(0, 4096, &group, MIB, 64 * KIB, &g) == KVMEM_E_INVALID);
+    WANT(plan_of(0, 4096, &group, MIB, 64 * KIB, &g) == KVMEM_E_INVALID);
     WANT(strstr(kvmem_error_detail()->text, "no block_tokens in 1..4096 works"));
     group = group_of(32, 8, 128, KVMEM_DTYPE_BF16);
-    WANT(kvi_geometry_plan(0, 4096, &group, 64 * MIB, 64 * KIB, &g) == KVMEM_E_INVALID);
+    WANT(plan_of(0, 4096, &group, 64 * MIB, 64 * KIB, &g) == KVMEM_E_INVALID);
     WANT(strstr(kvmem_error_detail()->text, "nearest that works: block_tokens 512"), "%s",
          kvmem_error_detail()->text);
 }
 
 /* ---- strides ---- */
+
+static uint64_t rounded(uint64_t bytes)
+{
+    return (bytes + 15) / 16 * 16;
+}
+
+/* What all layers of a token take in TOKEN_MAJOR. */
+static uint64_t slow_token_bytes(const struct kvmem_group_options *g)
+{
+    static const uint64_t bytes[] = {0, 2, 2, 4, 1, 1};
+    uint64_t heads = g->kv_head_count;
+    uint64_t scales = g->scale_mode == KVMEM_SCALE_TOKEN_HEAD ? heads * bytes[g->scale_dtype] : 0;
+    uint64_t k = heads * g->head_dim_k * bytes[g->dtype_k];
+    uint64_t v = heads * g->head_dim_v * bytes[g->dtype_v];
+
+    return g->layer_count * rounded(rounded(k) + rounded(v) + (v ? 2 : 1) * scales);
+}
 
 /* Where an element lies, counted the slow way: elements before it in the order of the layout. */
 static uint64_t slow_offset(const struct kvmem_group_options *g, uint32_t layout, uint32_t tokens,
@@ -353,6 +471,9 @@ static uint64_t slow_offset(const struct kvmem_group_options *g, uint32_t layout
     uint64_t before =
         layout == 1 ? (uint64_t)head * tokens + token : (uint64_t)token * g->kv_head_count + head;
 
+    if (layout == KVMEM_LAYOUT_TOKEN_MAJOR)
+        return slow_token_bytes(g) * token + head * row +
+               (is_v ? rounded((uint64_t)g->kv_head_count * g->head_dim_k * bytes[g->dtype_k]) : 0);
     return (is_v ? (k + 15) / 16 * 16 : 0) + before * row;
 }
 
@@ -362,7 +483,7 @@ static unsigned check_strides(const struct kvmem_group_options *g, uint32_t layo
     unsigned cases = 0;
     uint64_t end;
 
-    if (kvi_geometry_plan(layout, tokens, g, BIG, 64 * KIB, &m))
+    if (plan_of(layout, tokens, g, BIG, 64 * KIB, &m))
         return 0;
     for (int is_v = 0; is_v <= (g->head_dim_v > 0); is_v++)
         for (uint32_t head = 0; head < g->kv_head_count; head++)
@@ -378,7 +499,8 @@ static unsigned check_strides(const struct kvmem_group_options *g, uint32_t layo
           : m.k_scale_offset_bytes ? m.k_scale_offset_bytes
                                    : 0;
     WANT(m.layer_stride_bytes % 16 == 0 && m.layer_stride_bytes > end);
-    WANT(m.block_bytes == m.layer_stride_bytes * g->layer_count);
+    WANT(m.block_bytes ==
+         m.layer_stride_bytes * g->layer_count * (layout == KVMEM_LAYOUT_TOKEN_MAJOR ? tokens : 1));
     WANT((m.v_offset_bytes != 0) == (g->head_dim_v != 0));
     WANT((m.k_scale_offset_bytes != 0) == (g->scale_mode >= KVMEM_SCALE_HEAD));
     WANT((m.v_scale_offset_bytes != 0) == (g->scale_mode >= KVMEM_SCALE_HEAD && g->head_dim_v));
@@ -391,7 +513,7 @@ Test(geometry, strides_lead_to_every_element)
     static const uint32_t scales[][2] = {{0, 0}, {1, 0}, {2, 2}, {3, 2}, {3, 3}};
     unsigned cases = 0;
 
-    for (uint32_t layout = 1; layout <= 2; layout++)
+    for (uint32_t layout = 1; layout <= 3; layout++)
         for (uint32_t tokens = 1; tokens <= 64; tokens = tokens * 3 + 1)
             for (size_t d = 0; d < 5; d++)
                 for (size_t s = 0; s < 5; s++)
@@ -409,7 +531,7 @@ Test(geometry, strides_lead_to_every_element)
 
                         cases += check_strides(&g, layout, tokens);
                     }
-    WANT(cases >= 20000, "%u", cases);
+    WANT(cases >= 30000, "%u", cases);
 }
 
 Test(geometry, scales_lie_behind_k_and_v)
@@ -419,17 +541,44 @@ Test(geometry, scales_lie_behind_k_and_v)
     struct kvmem_geometry g;
 
     int8 = scaled_of(int8, KVMEM_SCALE_TOKEN_HEAD, KVMEM_DTYPE_FP16);
-    WANT(kvi_geometry_plan(0, 16, &int8, BIG, GRANULE, &g) == 0);
+    WANT(plan_of(0, 16, &int8, BIG, GRANULE, &g) == 0);
     WANT(g.v_offset_bytes == 16384 && g.k_scale_offset_bytes == 32768);
     WANT(g.v_scale_offset_bytes == 32768 + 256 && g.layer_stride_bytes == 33280);
     int8.scale_mode = KVMEM_SCALE_HEAD;
-    WANT(kvi_geometry_plan(0, 16, &int8, BIG, 64 * KIB, &g) == 0);
+    WANT(plan_of(0, 16, &int8, BIG, 64 * KIB, &g) == 0);
     WANT(g.v_scale_offset_bytes == 32768 + 16 && g.layer_stride_bytes == 32768 + 32);
     latent = scaled_of(latent, KVMEM_SCALE_TOKEN_HEAD, KVMEM_DTYPE_FP32);
-    WANT(kvi_geometry_plan(0, 16, &latent, BIG, 64 * KIB, &g) == 0);
+    WANT(plan_of(0, 16, &latent, BIG, 64 * KIB, &g) == 0);
     WANT(g.v_offset_bytes == 0 && g.v_head_stride_bytes == 0 && g.v_token_stride_bytes == 0);
     WANT(g.k_scale_offset_bytes == 9216 && g.v_scale_offset_bytes == 0);
     WANT(g.layer_stride_bytes == 9216 + 64);
+}
+
+/* A token's scales behind its V, layer by layer. */
+Test(geometry, token_major)
+{
+    struct kvmem_group_options group = group_of(2, 8, 128, KVMEM_DTYPE_BF16);
+    struct kvmem_group_options int8 = group_of(32, 8, 128, KVMEM_DTYPE_INT8);
+    struct kvmem_geometry g;
+
+    WANT(plan_of(3, 256, &group, BIG, GRANULE, &g) == 0);
+    WANT(g.v_offset_bytes == 2048 && g.layer_stride_bytes == 4096);
+    WANT(g.k_head_stride_bytes == 256 && g.v_head_stride_bytes == 256);
+    WANT(g.k_token_stride_bytes == 8192 && g.v_token_stride_bytes == 8192);
+    WANT(g.block_bytes == 2 * MIB && g.k_scale_offset_bytes == 0);
+    int8 = scaled_of(int8, KVMEM_SCALE_TOKEN_HEAD, KVMEM_DTYPE_FP16);
+    WANT(plan_of(3, 16, &int8, BIG, GRANULE, &g) == 0);
+    WANT(g.v_offset_bytes == 1024 && g.k_scale_offset_bytes == 2048);
+    WANT(g.v_scale_offset_bytes == 2064 && g.layer_stride_bytes == 2080);
+    WANT(g.k_token_stride_bytes == 32 * 2080);
+    int8.scale_mode = KVMEM_SCALE_HEAD;
+    WANT(plan_of(3, 16, &int8, BIG, GRANULE, &g) == KVMEM_E_INVALID);
+    WANT(strstr(kvmem_error_detail()->text, "scale_mode: HEAD (2)"), "%s",
+         kvmem_error_detail()->text);
+    int8.scale_mode = KVMEM_SCALE_TENSOR;
+    int8.scale_dtype = KVMEM_DTYPE_NONE;
+    WANT(plan_of(3, 16, &int8, BIG, GRANULE, &g) == 0);
+    WANT(g.layer_stride_bytes == 2048 && g.block_bytes == MIB);
 }
 
 /* ---- options ---- */
@@ -459,12 +608,12 @@ static const struct option_case {
      {sizeof(struct kvmem_space_options), sizeof(struct kvmem_space_options)},
      {0, UINT32_MAX},
      0},
-    {"layout", AT(layout), {0, 2}, {5, UINT32_MAX}, 3},
+    {"layout", AT(layout), {0, 3}, {5, UINT32_MAX}, 4},
     {"block_tokens", AT(block_tokens), {1, 4096}, {4097, UINT32_MAX}, 0},
     {"group_count", AT(group_count), {1, 1}, {9, UINT32_MAX}, 2},
     {"shard_count", AT(shard_count), {1, 1}, {17, UINT32_MAX}, 16},
     {"shard_index", AT(shard_index), {0, 0}, {1, UINT32_MAX}, 0},
-    {"flags", AT(flags), {0, 0}, {2, UINT32_MAX}, 1},
+    {"flags", AT(flags), {0, 0}, {2, UINT32_MAX}, 0},
     {"low_water_blocks", AT(low_water_blocks), {0, 1u << 30}, {(1u << 30) + 1, UINT32_MAX}, 0},
     {"refill_blocks", AT(refill_blocks), {0, 1u << 30}, {(1u << 30) + 1, UINT32_MAX}, 0},
     {"seq_limit", AT(seq_limit), {0, 1u << 20}, {(1u << 20) + 1, UINT32_MAX}, 0},
@@ -561,6 +710,9 @@ Test(geometry, strings_and_combinations)
     want_refused(&options, "groups[0].scale_dtype");
     options.groups[0].scale_dtype = KVMEM_DTYPE_FP32;
     WANT(kvi_space_options_check(&options) == 0);
+    options.layout = KVMEM_LAYOUT_TOKEN_MAJOR;
+    want_refused(&options, "groups[0].scale_mode");
+    options.layout = 0;
     options.groups[0].scale_mode = KVMEM_SCALE_TENSOR;
     want_refused(&options, "groups[0].scale_dtype");
 }
@@ -575,14 +727,14 @@ Test(geometry, device_and_granule)
     unsigned cases = 0;
 
     for (size_t i = 0; i < sizeof(bad_granules) / sizeof(bad_granules[0]); i++, cases++) {
-        WANT(kvi_geometry_plan(0, 16, &group, BIG, bad_granules[i], &g) == KVMEM_E_INVALID);
+        WANT(plan_of(0, 16, &group, BIG, bad_granules[i], &g) == KVMEM_E_INVALID);
         WANT(strstr(kvmem_error_detail()->text, "granule_bytes"));
     }
-    WANT(kvi_geometry_plan(0, 16, &group, 64 * KIB - 1, 64 * KIB, &g) == KVMEM_E_INVALID);
+    WANT(plan_of(0, 16, &group, 64 * KIB - 1, 64 * KIB, &g) == KVMEM_E_INVALID);
     WANT(strstr(kvmem_error_detail()->text, "device_bytes"));
-    WANT(kvi_geometry_plan(0, 16, &group, UINT64_MAX, 64 * KIB, &g) == 0);
+    WANT(plan_of(0, 16, &group, UINT64_MAX, 64 * KIB, &g) == 0);
     WANT(g.segment_limit == KVI_SEGMENT_LIMIT && g.segment_bytes == 64 * MIB);
-    WANT(kvi_geometry_plan(0, 1, &group, UINT64_MAX, UINT64_C(1) << 40, &g) == KVMEM_E_INVALID ||
+    WANT(plan_of(0, 1, &group, UINT64_MAX, UINT64_C(1) << 40, &g) == KVMEM_E_INVALID ||
          g.segment_bytes % (UINT64_C(1) << 40) == 0);
     WANT(kvmem_geometry_plan(&options, 1, BIG, GRANULE, &g) == KVMEM_E_INVALID);
     WANT(strstr(kvmem_error_detail()->text, "group"));
