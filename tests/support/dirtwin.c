@@ -534,7 +534,8 @@ static void open_space(struct kvt_twin *twin, uint32_t client, uint32_t serial, 
     int is_old = twin->clients[client].version < 2;
     struct kvt_twin_message *opened;
 
-    if (device > (is_old ? 0 : twin->device_count)) {
+    /* Version 1 has no flags: neither devices nor regions, which have one block a segment. */
+    if (device > (is_old ? 0 : twin->device_count) || (is_old && block_count == 1)) {
         kvt_twin_refuse(twin, client, serial, KVMEM_E_INVALID, KVI_OP_SPACE_OPEN);
         return;
     }
