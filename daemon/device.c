@@ -388,6 +388,8 @@ bool kvd_device_next_created(struct kvd_device *device, uint32_t *segment, int *
     enum job job;
     bool is_there;
 
+    if (!device->has_worker && device->wanted.first == 0 && device->created.first == 0)
+        return false; /* no lock for nothing: this is asked after every message */
     pthread_mutex_lock(&device->lock);
     if (!device->has_worker)
         run_one(device);
@@ -467,6 +469,8 @@ void kvd_device_look(struct kvd_device *device)
     bool is_newly_stuck;
     uint64_t now_ns;
 
+    if (!device->has_worker && device->trouble_count == 0)
+        return;
     pthread_mutex_lock(&device->lock);
     now_ns = kvd_now_ns(); /* not before a call that began meanwhile */
     is_newly_stuck = device->has_worker && device->call_start_ns != 0 && !device->is_stuck &&

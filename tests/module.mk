@@ -51,6 +51,7 @@ $(foreach t,$(filter tests/unit/test_ctl_%,$(TESTS_CRITERION)),\
   $(eval LIBS_$t := kvctl $(INSIDE) criterion))
 $(foreach t,$(call tests_in,daemon),$(eval LIBS_$t := kvt kvd $(INSIDE) liburing jemalloc criterion))
 $(foreach t,$(call tests_in,tsan helpers),$(eval LIBS_$t := $(INSIDE)))
+LIBS_tests/tsan/devices := kvt kvd $(INSIDE) liburing jemalloc
 $(foreach t,$(TESTS_GPU),$(eval LIBS_$t := $(if $(NVCC),kvtgpu) kvt kvmem nettle))
 $(foreach t,$(TESTS_FAKE_GPU),$(eval LIBS_$t := kvtgpufake kvt kvmem nettle))
 $(foreach t,$(call tests_in,examples),$(eval LIBS_$t := kvmem.so))
@@ -67,8 +68,9 @@ $(FAKE_CUDA): $(FAKE_CUDA_OBJECTS)
 	$(call say,LINK)mkdir -p $(@D) && $(CC) -shared $(KV_LDFLAGS) $(LDFLAGS) \
 	  -Wl,-soname,libcuda.so.1 -o $@ $^
 $(patsubst %,$(B)/tests/%,unit/test_backend_cuda unit/test_backend_cuda_failures \
-  unit/test_cuda_driver daemon/test_device ipc/test_daemon_cuda) $(addprefix $(B)/,$(TESTS_FAKE_GPU)): \
-  | $(FAKE_CUDA)
+  unit/test_cuda_driver unit/test_devices unit/test_fence_cuda daemon/test_device \
+  ipc/test_daemon_cuda tsan/devices): | $(FAKE_CUDA)
+$(addprefix $(B)/,$(TESTS_FAKE_GPU)): | $(FAKE_CUDA)
 -include $(FAKE_CUDA_OBJECTS:.o=.d)
 
 # Tests with time limits of their own, run one at a time after the others (a part of their path).

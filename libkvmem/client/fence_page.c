@@ -165,6 +165,10 @@ int kvi_fence_producer_page(struct kvmem_client *client, uint32_t timeline)
     if (!fences->producers)
         return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for %u timelines", KVI_PRODUCER_LIMIT);
     place = make_place(fences);
+    if (!place) {
+        kvi_guards_look(client);
+        place = make_place(fences);
+    }
     if (!place)
         return kvi_error_set(KVMEM_E_LIMIT, "timelines of %u producers are in use here",
                              KVI_PRODUCER_LIMIT);

@@ -244,16 +244,21 @@ static struct guard *make_place(struct kvmem_client *client)
     return NULL;
 }
 
-/* Free places and parts for one more guard of `count` points, once all were looked at if need be.
- */
-static struct guard *make_room(struct kvmem_client *client, uint32_t count)
+void kvi_guards_look(struct kvmem_client *client)
 {
     struct kvi_guards *guards = guards_of(client);
 
-    for (uint32_t i = 0; !has_parts(guards, count) && i < KVI_GUARD_LIMIT; i++)
+    for (uint32_t i = 0; guards && i < KVI_GUARD_LIMIT; i++)
         if (guards->places[i].number != KVI_GUARD_NONE)
             look(client, &guards->places[i]);
-    return has_parts(guards, count) ? make_place(client) : NULL;
+}
+
+/* A place for one more guard, and parts for `count` points. */
+static struct guard *make_room(struct kvmem_client *client, uint32_t count)
+{
+    if (!has_parts(guards_of(client), count))
+        kvi_guards_look(client);
+    return has_parts(guards_of(client), count) ? make_place(client) : NULL;
 }
 
 int kvi_guard_make(struct kvmem_client *client, const struct kvi_guard_builder *builder,

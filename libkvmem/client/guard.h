@@ -62,6 +62,9 @@ bool kvi_guard_part(struct kvmem_client *client, uint32_t number, uint32_t i,
 /* The fence to wait for: NONE, the only point, or the guard as a joint. */
 struct kvmem_fence kvi_guard_fence(struct kvmem_client *client, uint32_t number);
 
+/* Look at all of them: what has passed or broke holds no page any more. */
+void kvi_guards_look(struct kvmem_client *client);
+
 void kvi_guards_fini(struct kvmem_client *client);
 
 #endif

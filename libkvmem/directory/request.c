@@ -269,7 +269,9 @@ static void refuse_for(struct kvi_dir *dir, struct kvi_dir_open *open, int code)
                        (unsigned long long)dir->memory[space->device].free_bytes, space->device);
     } else {
         kvi_dir_refuse(dir, client, KVI_OP_BLOCKS_REQUEST, serial, code,
-                       "blocks_request: a segment could not be created");
+                       "blocks_request: a segment could not be created on device %u: see the "
+                       "daemon's log and `kvmemctl devices`",
+                       space->device);
     }
 }
 

@@ -221,6 +221,70 @@ static int op_truncate(struct world *w)
     return kvmem_seq_truncate(w->space, w->seq, 9, kvmem_fence_none());
 }
 
+/* With a promise that is open: what is given up cools, and is looked at again. */
+static struct kvmem_fence open_promise(struct world *w)
+{
+    struct kvmem_fence fence;
+
+    cr_assert(kvmem_fence_promise(w->client, &fence) == 0, "%s", kvmem_error_detail()->text);
+    return fence;
+}
+
+static void keep_promise(struct world *w, struct kvmem_fence fence)
+{
+    cr_assert(kvmem_fence_fulfil(w->client, &fence) == 0);
+    cr_assert(kvmem_client_dispatch(w->client, 0) >= 0);
+}
+
+static int op_truncate_later(struct world *w)
+{
+    struct kvmem_fence fence = open_promise(w);
+    int code = kvmem_seq_truncate(w->space, w->seq, 1, fence);
+
+    keep_promise(w, fence);
+    return code;
+}
+
+static int op_free_later(struct world *w)
+{
+    struct kvmem_fence fence = open_promise(w);
+    struct kvmem_seq child;
+    int code = kvmem_seq_fork(w->space, w->seq, &child);
+
+    if (!code)
+        cr_assert(kvmem_seq_free(w->space, child, fence) == 0, "needs no memory");
+    keep_promise(w, fence);
+    return code;
+}
+
+static int op_publish_later(struct world *w)
+{
+    struct kvmem_fence fence = open_promise(w);
+    struct kvmem_name names[2] = {{{90}}, {{91}}};
+    int code;
+
+    cr_assert(kvmem_seq_commit(w->space, w->seq, 8) == 0 ||
+              kvmem_error_detail()->code == KVMEM_E_INVALID);
+    code = kvmem_seq_publish(w->space, w->seq, 0, 2, names, fence);
+    keep_promise(w, fence);
+    return code;
+}
+
+static int op_release_later(struct world *w)
+{
+    struct kvmem_fence fence = open_promise(w);
+    int32_t blocks[8];
+    int hits = kvmem_prefix_lookup(w->space, 8, w->names, blocks, NULL);
+    int code;
+
+    cr_assert(hits < 0 || hits == 8);
+    code = hits < 0 ? hits : kvmem_prefix_release(w->space, 8, blocks, fence);
+    if (hits > 0 && code)
+        cr_assert(kvmem_prefix_release(w->space, 8, blocks, kvmem_fence_none()) == 0);
+    keep_promise(w, fence);
+    return code;
+}
+
 typedef int operation(struct world *w);
 
 static void fail_allocations(operation *op, const char *name, bool is_reopened)
@@ -304,6 +368,53 @@ Test(client_fault, nth_allocation_of_each_operation, .timeout = 120)
     fail_allocations(op_attach, "attach", true);
     fail_allocations(op_reserve, "reserve", false);
     fail_allocations(op_truncate, "truncate", false);
+}
+
+/* Once the own timeline is there. What a table needs comes from slabs: none is taken. */
+Test(client_fault, nth_allocation_with_a_promise, .timeout = 120)
+{
+    fail_allocations(op_truncate_later, "truncate_later", false);
+    fail_allocations(op_free_later, "free_later", false);
+    fail_allocations(op_publish_later, "publish_later", false);
+    fail_allocations(op_release_later, "release_later", true);
+}
+
+/* The first lookup that finds what is not written yet takes memory for guards. */
+Test(client_fault, nth_allocation_of_a_guard, .timeout = 60)
+{
+    struct kvmem_name names[2] = {{{90}}, {{91}}};
+
+    for (uint64_t n = 1;; n++) {
+        struct kvmem_fence fence, ready;
+        struct world w;
+        int32_t blocks[2];
+        int hits;
+
+        world_init(&w);
+        world_fill(&w);
+        fence = open_promise(&w);
+        cr_assert(kvmem_seq_commit(w.space, w.seq, 8) == 0);
+        cr_assert(kvmem_seq_publish(w.space, w.seq, 0, 2, names, fence) == 0);
+        cr_assert(kvmem_client_dispatch(w.client, 0) > 0);
+        w.memory.fail_at = n;
+        hits = kvmem_prefix_lookup(w.space, 2, names, blocks, &ready);
+        w.memory.fail_at = 0;
+        look(&w);
+        if (w.memory.failed) {
+            cr_assert(hits == KVMEM_E_NO_MEMORY && n == 1);
+            hits = kvmem_prefix_lookup(w.space, 2, names, blocks, &ready);
+        }
+        cr_assert(hits == 2 && ready.value == fence.value);
+        cr_assert(kvmem_prefix_release(w.space, 2, blocks, ready) == 0);
+        keep_promise(&w, fence);
+        look(&w);
+        hits = (int)w.memory.failed;
+        world_fini(&w);
+        if (!hits) {
+            cr_assert(n == 2);
+            return;
+        }
+    }
 }
 
 Test(client_fault, nth_allocation_of_creation, .timeout = 60)

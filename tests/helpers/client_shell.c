@@ -7,6 +7,8 @@
  *
  *   put ID BLOCKS      append, write, commit and publish a stream's blocks; keeps the sequence
  *   open ID BLOCKS     the same without publishing: open blocks
+ *   late ID BLOCKS     the same as put, but published with a promise and not written yet
+ *   fulfil ID          write what is late, fulfil the promise
  *   get ID BLOCKS      look up and attach                        -> hits
  *   serve ID BLOCKS    get, append the rest, publish             -> hits
  *   peek ID BLOCKS                                               -> hits
@@ -40,6 +42,7 @@ static struct kept {
     uint64_t stream;
     struct kvmem_seq seq; /* generation 0: place is free */
     uint64_t tokens;
+    struct kvmem_fence promise; /* of `late` */
 } kept[KEPT_LIMIT];
 
 static struct kvt_engine engine;
@@ -81,7 +84,7 @@ static void keep(uint64_t stream, struct kvmem_seq seq, uint64_t tokens)
 {
     for (int i = 0; i < KEPT_LIMIT; i++)
         if (!kept[i].seq.generation) {
-            kept[i] = (struct kept){stream, seq, tokens};
+            kept[i] = (struct kept){.stream = stream, .seq = seq, .tokens = tokens};
             return;
         }
     kvt_die("more than %d streams kept", KEPT_LIMIT);
@@ -112,6 +115,57 @@ static void do_open(uint64_t stream, uint64_t blocks)
             keep(stream, seq, blocks * KVT_BLOCK_TOKENS);
     }
     answer(rc, "blocks=%" PRIu64, blocks);
+}
+
+/* Published before it is written: the slots are full and committed as far as the CPU knows. */
+static int publish_late(struct kvmem_seq seq, uint64_t stream, uint32_t blocks,
+                        struct kvmem_fence *promise)
+{
+    static struct kvmem_name names[KVT_BLOCK_LIMIT];
+    struct kvmem_publish_result results[KVT_BLOCK_LIMIT];
+    int rc = kvmem_space_reserve(engine.space, blocks, WAIT_NS);
+    uint32_t answered = 0;
+
+    kvt_engine_names(&engine, stream, blocks, names);
+    if (rc >= 0)
+        rc = kvmem_seq_append(engine.space, seq, blocks * KVT_BLOCK_TOKENS, kvmem_fence_none());
+    if (rc >= 0)
+        rc = kvmem_seq_commit(engine.space, seq, blocks * KVT_BLOCK_TOKENS);
+    if (rc >= 0)
+        rc = kvmem_fence_promise(engine.client, promise);
+    if (rc >= 0)
+        rc = kvmem_seq_publish(engine.space, seq, 0, blocks, names, *promise);
+    while (rc >= 0 && answered < blocks) {
+        rc = kvmem_client_dispatch(engine.client, WAIT_NS);
+        if (rc >= 0)
+            answered += (uint32_t)kvt_must(
+                kvmem_publish_results(engine.space, KVT_BLOCK_LIMIT, results), "results");
+    }
+    return rc;
+}
+
+static void do_late(uint64_t stream, uint64_t blocks)
+{
+    struct kvmem_fence promise;
+    struct kvmem_seq seq;
+    int rc = kvmem_seq_create(engine.space, &seq);
+
+    if (rc >= 0)
+        rc = publish_late(seq, stream, (uint32_t)blocks, &promise);
+    if (rc >= 0) {
+        keep(stream, seq, blocks * KVT_BLOCK_TOKENS);
+        find(stream)->promise = promise;
+    }
+    answer(rc, "blocks=%" PRIu64, blocks);
+}
+
+static void do_fulfil(uint64_t stream, uint64_t unused)
+{
+    struct kept *one = find(stream);
+
+    (void)unused;
+    kvt_engine_write(&engine, one->seq, stream, 0, one->tokens);
+    answer(kvmem_fence_fulfil(engine.client, &one->promise), "tokens=%" PRIu64, one->tokens);
 }
 
 static void do_get(uint64_t stream, uint64_t blocks)
@@ -294,12 +348,12 @@ static void do_quit(uint64_t unused, uint64_t unused2)
 static const struct {
     const char *word;
     void (*run)(uint64_t, uint64_t);
-} commands[] = {{"put", do_put},       {"open", do_open},   {"get", do_get},
-                {"serve", do_serve},   {"peek", do_peek},   {"more", do_more},
-                {"verify", do_verify}, {"free", do_free},   {"reserve", do_reserve},
-                {"grab", do_grab},     {"drop", do_drop},   {"dispatch", do_dispatch},
-                {"auto", do_auto},     {"trim", do_trim},   {"check", do_check},
-                {"stats", do_stats},   {"close", do_close}, {"quit", do_quit}};
+} commands[] = {
+    {"late", do_late},     {"fulfil", do_fulfil},     {"put", do_put},         {"open", do_open},
+    {"get", do_get},       {"serve", do_serve},       {"peek", do_peek},       {"more", do_more},
+    {"verify", do_verify}, {"free", do_free},         {"reserve", do_reserve}, {"grab", do_grab},
+    {"drop", do_drop},     {"dispatch", do_dispatch}, {"auto", do_auto},       {"trim", do_trim},
+    {"check", do_check},   {"stats", do_stats},       {"close", do_close},     {"quit", do_quit}};
 
 /* ---- the loop ---- */
 

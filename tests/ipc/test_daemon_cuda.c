@@ -15,6 +15,8 @@
 
 #include <kvmem/error.h>
 
+#include "backend/backend_cuda.h"
+#include "support/cuda_fake.h"
 #include "support/daemon.h"
 #include "support/raw_client.h"
 
@@ -85,13 +87,31 @@ static struct kvi_rec_device_info device(uint32_t index)
     return info;
 }
 
-/* The code that a request for blocks is answered with; 0 when some were granted. */
+/* The code that a request for blocks is answered with; 0 when some were granted. Waits for the
+ * last grant. */
 static int blocks(uint32_t space, uint32_t count)
 {
-    if (kvt_raw_blocks(&client, space, count, &message))
-        return 0;
-    cr_assert_eq(message.as.header.opcode, KVI_OP_ERROR);
-    return message.as.error.code;
+    bool is_granted = kvt_raw_blocks(&client, space, count, &message);
+
+    if (!is_granted && message.as.header.opcode == KVI_OP_ERROR)
+        return message.as.error.code;
+    while (message.as.header.opcode == KVI_OP_GRANT &&
+           (message.as.grant.flags & KVI_GRANT_LAST) == 0) {
+        cr_assert_eq(kvt_raw_receive(&client, &message, KVT_RAW_TIMEOUT_MS), KVT_RAW_MESSAGE);
+        kvt_raw_close_fds(&message);
+    }
+    cr_assert(message.as.header.opcode == KVI_OP_GRANT, "opcode %u", message.as.header.opcode);
+    return 0;
+}
+
+/* The daemon has at most so many descriptors open, or soon will. */
+static void fds_come_down_to(int count)
+{
+    uint64_t end_ns = kvt_now_ns() + (uint64_t)KVT_MS(5000);
+
+    while (kvt_process_fd_count(daemon_.process.pid) > count && kvt_now_ns() < end_ns)
+        kvt_sleep_ns(KVT_MS(1));
+    cr_assert_leq(kvt_process_fd_count(daemon_.process.pid), count);
 }
 
 /* ---- starting ---- */
@@ -201,10 +221,11 @@ Test(daemon_cuda, what_cannot_be_had_is_said)
 
 Test(daemon_cuda, memory_comes_and_goes)
 {
-    int fds_before = 0;
     uint32_t space;
+    int fds_before;
 
     start("cuda:0", "");
+    fds_before = kvt_process_fd_count(daemon_.process.pid);
     for (int round = 0; round < 6; round++) {
         char name[16];
 
@@ -219,11 +240,62 @@ Test(daemon_cuda, memory_comes_and_goes)
         is_clean();
         cr_assert(kvt_raw_goodbye(&client));
         kvt_raw_close(&client);
-        if (round == 1)
-            fds_before = kvt_process_fd_count(daemon_.process.pid);
     }
-    /* Each of 65 segments at most is a memfd of the fake's and a descriptor that is kept. */
-    cr_assert_leq(kvt_process_fd_count(daemon_.process.pid), fds_before + 2 * 15);
+    /* Each of at most 65 segments is a memfd of the fake's and a descriptor that is kept. */
+    fds_come_down_to(fds_before + 2 * 65);
+    stop();
+}
+
+/* Import and map what a grant brought, on the device of this process' own driver; written bytes. */
+static uint64_t import_and_write(struct kvi_backend *backend, uint64_t bytes)
+{
+    struct kvi_phys phys;
+    uint64_t base;
+
+    cr_assert_eq(kvi_backend_segment_import_consume(backend, message.fds[0], bytes, &phys), 0, "%s",
+                 kvmem_error_detail()->text);
+    cr_assert_eq(kvi_backend_reserve(backend, bytes, 0, &base), 0);
+    cr_assert_eq(kvi_backend_map(backend, phys, base, bytes, KVI_ACCESS_RW), 0, "%s",
+                 kvmem_error_detail()->text);
+    cr_assert_eq(kvi_backend_copy_in(backend, base, "abcdefgh", 8, 0), 0);
+    return base;
+}
+
+Test(daemon_cuda, a_client_imports_what_it_is_sent)
+{
+    struct kvi_backend_cuda_options options = {
+        .options_bytes = sizeof(options), .device_index = 1, .driver_path = kvt_fake_path()};
+    uint64_t bytes = SEGMENT_BLOCKS * UINT64_C(16384);
+    struct kvi_msg_blocks_request request;
+    struct kvi_backend *backend;
+    struct kvi_phys phys;
+    uint32_t space;
+
+    start("cuda:0,cuda:1", "");
+    join("one", 1, &space);
+    kvi_wire_begin(&request, KVI_OP_BLOCKS_REQUEST, 0);
+    request.space = space;
+    request.block_count = 2 * SEGMENT_BLOCKS;
+    cr_assert_eq(kvt_raw_call(&client, &request, &message), KVT_RAW_MESSAGE);
+    cr_assert(message.as.header.opcode == KVI_OP_GRANT && message.fd_count >= 1);
+    cr_assert_eq(kvi_backend_cuda_create(&options, &backend), 0, "%s", kvmem_error_detail()->text);
+    cr_assert_neq(import_and_write(backend, bytes), 0);
+    for (uint32_t i = 1; i < message.fd_count; i++)
+        cr_assert_eq(close(message.fds[i]), 0);
+    kvi_backend_destroy(backend);
+    /* On another device than it was created on it is no segment. */
+    cr_assert_eq(blocks(space, SEGMENT_BLOCKS), 0);
+    options.device_index = 0;
+    cr_assert_eq(kvi_backend_cuda_create(&options, &backend), 0);
+    kvi_wire_begin(&request, KVI_OP_BLOCKS_REQUEST, 0);
+    request.space = space;
+    request.block_count = SEGMENT_BLOCKS;
+    cr_assert_eq(kvt_raw_call(&client, &request, &message), KVT_RAW_MESSAGE);
+    cr_assert_geq(message.fd_count, 1);
+    cr_assert_eq(kvi_backend_segment_import_consume(backend, message.fds[0], bytes, &phys),
+                 KVMEM_E_CORRUPT);
+    kvi_backend_destroy(backend);
+    is_clean();
     stop();
 }
 
@@ -349,7 +421,7 @@ static void hang_and_recover(const char *call)
     info = device(0);
     cr_assert_eq(info.segment_count, 2, "what came late has been released");
     /* A segment on each device: a memfd of the fake driver's, and a descriptor that is kept. */
-    cr_assert_leq(kvt_process_fd_count(daemon_.process.pid), fds_before + 4);
+    fds_come_down_to(fds_before + 4);
     is_clean();
     stop();
 }

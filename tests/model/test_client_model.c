@@ -6,6 +6,10 @@
  * followed by kvmem_client_check(). Tags are written into K and V of every token, so that a
  * missing or wrong copy-on-write shows as a wrong byte.
  *
+ * What is given up and published comes with promises, fulfilled at random times and in any order:
+ * the twin keeps what cools by value, so that it knows which blocks may not be used again yet, and
+ * which sequences may not publish.
+ *
  * A sequence begins with one of 6 prompts, so that sequences meet in names: publications that
  * exist already, lookups that hit. The same seed twice must give the same digest.
  */
@@ -21,6 +25,7 @@
 #define BLOCK_TOKENS 4u
 #define TABLE_MAX    256u
 #define PROMPTS      6u
+#define PROMISES     12u /* open at one time */
 
 #ifdef KVI_SANITIZE
 #define OPERATIONS 150000u
@@ -36,8 +41,17 @@ enum state {
     LEASED
 };
 
+/* References that wait for a promise. */
+struct cooling {
+    struct cooling *next;
+    uint64_t value;
+    uint32_t count;
+    int32_t blocks[];
+};
+
 struct twin_seq {
     bool is_alive;
+    uint64_t guard; /* promise that its attached blocks wait for, or 0 */
     struct kvmem_seq id;
     uint32_t appended;
     uint32_t committed;
@@ -65,6 +79,16 @@ struct model {
     uint32_t range;
     uint32_t *refs;
     uint8_t *state;
+    uint64_t *fences; /* promise that the block was published with, or 0 */
+    struct cooling *cooling;
+    uint64_t cooling_blocks;
+    struct kvmem_fence promises[PROMISES]; /* kind NONE = none */
+    uint32_t timeline;
+    uint64_t promised;
+    uint64_t reached; /* all promises up to this one are fulfilled */
+    uint64_t cooled;
+    uint64_t guarded;
+    uint64_t held_copies; /* that their fence held up */
     struct twin_seq seqs[SEQS];
 };
 
@@ -145,6 +169,125 @@ static void fresh(struct model *m, int32_t block)
               "block %d was given in state %u", block, m->state[block]);
     m->refs[block] = 1;
     m->state[block] = PRIVATE;
+    m->fences[block] = 0;
+}
+
+/* ---- promises, and what waits for them ---- */
+
+static bool is_open(const struct model *m, uint64_t value)
+{
+    return value > m->reached;
+}
+
+static void do_promise(struct model *m)
+{
+    uint32_t at = below(m, PROMISES);
+
+    if (m->promises[at].kind)
+        return;
+    cr_assert(kvmem_fence_promise(m->client, &m->promises[at]) == 0);
+    cr_assert(m->promises[at].value == ++m->promised);
+    m->timeline = m->promises[at].timeline;
+}
+
+static void fulfil(struct model *m, uint32_t at)
+{
+    uint64_t value = m->promises[at].value;
+
+    cr_assert(kvmem_fence_fulfil(m->client, &m->promises[at]) == 0);
+    cr_assert(kvmem_fence_fulfil(m->client, &m->promises[at]) == KVMEM_E_INVALID);
+    m->promises[at] = kvmem_fence_none();
+    m->reached = m->promised;
+    for (uint32_t i = 0; i < PROMISES; i++)
+        if (m->promises[i].kind && m->promises[i].value <= m->reached)
+            m->reached = m->promises[i].value - 1;
+    note(m, value);
+}
+
+static void do_fulfil(struct model *m)
+{
+    uint32_t at = below(m, PROMISES);
+    struct kvmem_fence some = {KVMEM_FENCE_TIMELINE, m->timeline, 0, NULL};
+
+    if (m->promises[at].kind)
+        fulfil(m, at);
+    if (!m->promised)
+        return;
+    some.value = 1 + below(m, (uint32_t)m->promised);
+    cr_assert(kvmem_fence_poll(m->client, &some) == !is_open(m, some.value));
+}
+
+static void fulfil_all(struct model *m)
+{
+    for (uint32_t at = 0; at < PROMISES; at++)
+        if (m->promises[at].kind)
+            fulfil(m, at);
+    cr_assert(m->reached == m->promised);
+}
+
+/* Half of the time one that is done, of either kind, else a promise. */
+static struct kvmem_fence any_fence(struct model *m)
+{
+    struct kvmem_fence fence = m->promises[below(m, PROMISES)];
+
+    if (below(m, 2) == 0)
+        fence.kind = KVMEM_FENCE_NONE;
+    if (fence.kind == KVMEM_FENCE_NONE && m->reached && below(m, 2))
+        return (struct kvmem_fence){KVMEM_FENCE_TIMELINE, m->timeline, m->reached, NULL};
+    return fence.kind ? fence : kvmem_fence_none();
+}
+
+static bool holds(const struct model *m, struct kvmem_fence fence)
+{
+    return fence.kind == KVMEM_FENCE_TIMELINE && is_open(m, fence.value);
+}
+
+static void cool(struct model *m, struct kvmem_fence fence, uint32_t count, const int32_t *blocks)
+{
+    struct cooling *entry;
+
+    if (!count)
+        return;
+    entry = malloc(sizeof(*entry) + count * sizeof(*blocks));
+    entry->value = fence.value;
+    entry->count = count;
+    memcpy(entry->blocks, blocks, count * sizeof(*blocks));
+    entry->next = m->cooling;
+    m->cooling = entry;
+    m->cooling_blocks += count;
+    m->cooled++;
+}
+
+/* The references go, now or later. */
+static void give_up(struct model *m, struct kvmem_fence fence, uint32_t count,
+                    const int32_t *blocks)
+{
+    if (holds(m, fence)) {
+        cool(m, fence, count, blocks);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        unref(m, blocks[i]);
+}
+
+/* What the client does when it dispatches or lacks blocks. */
+static void drain(struct model *m)
+{
+    struct cooling **at = &m->cooling;
+
+    while (*at) {
+        struct cooling *entry = *at;
+
+        if (is_open(m, entry->value)) {
+            at = &entry->next;
+            continue;
+        }
+        for (uint32_t i = 0; i < entry->count; i++)
+            unref(m, entry->blocks[i]);
+        m->cooling_blocks -= entry->count;
+        *at = entry->next;
+        free(entry);
+    }
 }
 
 /* Answers to publications, as they are known now. */
@@ -159,6 +302,8 @@ static void take_results(struct model *m)
 
             cr_assert(m->state[block] == PUBLISHING);
             m->state[block] = results[i].state == KVMEM_PUBLISHED ? LEASED : PRIVATE;
+            if (results[i].state != KVMEM_PUBLISHED)
+                m->fences[block] = 0;
             if (!m->refs[block])
                 m->state[block] = NONE;
             m->exists += results[i].state == KVMEM_PUBLISH_EXISTS;
@@ -279,6 +424,7 @@ static void do_create(struct model *m)
 static void do_free(struct model *m)
 {
     struct twin_seq *s = any_seq(m);
+    struct kvmem_fence fence = any_fence(m);
     struct kvmem_seq twice[2];
 
     if (!s)
@@ -286,9 +432,8 @@ static void do_free(struct model *m)
     twice[0] = twice[1] = s->id;
     if (below(m, 8) == 0)
         cr_assert(kvmem_seqs_free(m->space, 2, twice, kvmem_fence_none()) == KVMEM_E_INVALID);
-    cr_assert(kvmem_seq_free(m->space, s->id, kvmem_fence_none()) == 0);
-    for (uint32_t i = 0; i < s->count; i++)
-        unref(m, s->blocks[i]);
+    cr_assert(kvmem_seq_free(m->space, s->id, fence) == 0);
+    give_up(m, fence, s->count, s->blocks);
     s->is_alive = false;
     m->live--;
     cr_assert(kvmem_seq_free(m->space, s->id, kvmem_fence_none()) == KVMEM_E_STALE);
@@ -310,6 +455,18 @@ static uint32_t pick(struct model *m, struct twin_seq **picked, uint32_t *counts
         picked[n++] = s;
     }
     return n;
+}
+
+/* What the batch takes when all who share a tail copy it: above that the client looks at what
+ * cools. */
+static uint64_t batch_bound(const struct model *m, uint32_t n, struct twin_seq **picked,
+                            const uint32_t *counts)
+{
+    uint64_t due = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        due += blocks_due(picked[i], counts[i], copy_due(m, picked[i], counts[i]));
+    return due;
 }
 
 static uint64_t batch_due(struct model *m, uint32_t n, struct twin_seq **picked,
@@ -337,6 +494,8 @@ static void do_append(struct model *m)
     bool copies[8];
     bool ones = below(m, 2);
     uint32_t n = pick(m, picked, counts, 1 + below(m, 8));
+    struct kvmem_fence fence = any_fence(m);
+    bool is_held = false;
     uint64_t due;
     int code, can;
 
@@ -345,6 +504,8 @@ static void do_append(struct model *m)
         if (ones)
             counts[i] = 1;
     }
+    if (batch_bound(m, n, picked, counts) > free_blocks(m))
+        drain(m);
     due = batch_due(m, n, picked, counts, copies);
     can = kvmem_space_can_append(m->space, n, ids, ones ? NULL : counts);
     cr_assert(can == (due <= free_blocks(m)),
@@ -354,10 +515,16 @@ static void do_append(struct model *m)
         cr_assert(kvmem_seqs_append(m->space, n + 1, ids, NULL, kvmem_fence_none()) ==
                   KVMEM_E_INVALID);
     }
-    code = kvmem_seqs_append(m->space, n, ids, ones ? NULL : counts, kvmem_fence_none());
+    code = kvmem_seqs_append(m->space, n, ids, ones ? NULL : counts, fence);
     note(m, (uint64_t)code);
-    cr_assert(can ? code == 0 : is_lack(code), "append: %s", kvmem_error_name(code));
-    m->refusals += code != 0;
+    for (uint32_t i = 0; can && i < n; i++)
+        is_held |= copies[i] && holds(m, fence);
+    if (is_held)
+        cr_assert(code == KVMEM_E_BUSY, "append: %s", kvmem_error_name(code));
+    else
+        cr_assert(can ? code == 0 : is_lack(code), "append: %s", kvmem_error_name(code));
+    m->held_copies += is_held;
+    m->refusals += is_lack(code);
     for (uint32_t i = 0; !code && i < n; i++) {
         follow_append(m, picked[i], counts[i], copies[i]);
         push_tokens(m, picked[i], counts[i]);
@@ -381,16 +548,21 @@ static void do_commit(struct model *m)
 static void do_truncate(struct model *m)
 {
     struct twin_seq *s = any_seq(m);
-    uint32_t tokens;
+    struct kvmem_fence fence = any_fence(m);
+    uint32_t tokens, keep;
 
     if (!s)
         return;
-    cr_assert(kvmem_seq_truncate(m->space, s->id, s->appended + 1, kvmem_fence_none()) ==
-              KVMEM_E_INVALID);
+    cr_assert(kvmem_seq_truncate(m->space, s->id, s->appended + 1, fence) == KVMEM_E_INVALID);
     tokens = below(m, 3) && s->appended > 6 ? s->appended - below(m, 7) : below(m, s->appended + 1);
-    cr_assert(kvmem_seq_truncate(m->space, s->id, tokens, kvmem_fence_none()) == 0);
-    while (s->count > blocks_for(tokens))
-        unref(m, s->blocks[--s->count]);
+    cr_assert(kvmem_seq_truncate(m->space, s->id, tokens, fence) == 0);
+    keep = blocks_for(tokens);
+    if (s->count > keep) {
+        give_up(m, fence, s->count - keep, s->blocks + keep);
+        s->count = keep;
+    }
+    if (!keep)
+        s->guard = 0;
     s->appended = tokens;
     s->committed = s->committed < tokens ? s->committed : tokens;
     if (below(m, 2))
@@ -433,9 +605,13 @@ static void do_reserve(struct model *m)
     if (!s || s->appended + tokens > TOKENS_MAX)
         return;
     due = tokens ? blocks_due(s, tokens, copy_due(m, s, tokens)) : 0;
-    bool fits = due <= free_blocks(m);
+    if (due > free_blocks(m)) {
+        drain(m);
+        due = blocks_due(s, tokens, copy_due(m, s, tokens));
+    }
     code = kvmem_seq_reserve(m->space, s->id, tokens);
-    cr_assert(fits ? code == 0 : is_lack(code));
+    cr_assert(code == 0 || (is_lack(code) && due > free_blocks(m)), "reserve: %s, %u due",
+              kvmem_error_name(code), due);
     m->refusals += code != 0;
     if (code)
         return;
@@ -464,22 +640,52 @@ static void name_of(const uint32_t *tags, uint32_t blocks, struct kvmem_name *na
 static void do_publish(struct model *m)
 {
     struct twin_seq *s = any_seq(m);
+    struct kvmem_fence fence = any_fence(m);
     struct kvmem_name names[TABLE_MAX];
-    uint32_t full, first, count;
+    int32_t sealed[TABLE_MAX];
+    uint32_t full, first, count, sealed_count = 0;
+    bool is_guarded;
 
     if (!s)
         return;
     full = s->committed / BLOCK_TOKENS;
+    is_guarded = is_open(m, s->guard);
+    m->guarded += is_guarded;
     name_of(s->tags, full, names);
-    cr_assert(kvmem_seq_publish(m->space, s->id, 0, full + 1, names, kvmem_fence_none()) ==
-              KVMEM_E_INVALID);
+    cr_assert(kvmem_seq_publish(m->space, s->id, 0, full + 1, names, fence) ==
+              (is_guarded ? KVMEM_E_BUSY : KVMEM_E_INVALID));
     first = below(m, 2) ? 0 : below(m, full + 1);
     count = full - first;
-    cr_assert(kvmem_seq_publish(m->space, s->id, first, count, names + first, kvmem_fence_none()) ==
-              0);
-    for (uint32_t i = first; i < full; i++)
-        if (m->state[s->blocks[i]] == PRIVATE)
-            m->state[s->blocks[i]] = PUBLISHING;
+    cr_assert(kvmem_seq_publish(m->space, s->id, first, count, names + first, fence) ==
+              (is_guarded ? KVMEM_E_BUSY : 0));
+    for (uint32_t i = first; !is_guarded && i < full; i++) {
+        if (m->state[s->blocks[i]] != PRIVATE)
+            continue;
+        m->state[s->blocks[i]] = PUBLISHING;
+        if (!holds(m, fence))
+            continue;
+        m->fences[s->blocks[i]] = fence.value;
+        m->refs[s->blocks[i]]++;
+        sealed[sealed_count++] = s->blocks[i];
+    }
+    cool(m, fence, sealed_count, sealed);
+}
+
+/* What the hits wait for, and what the look-up says of it: one fence, the last promise. */
+static uint64_t check_ready(struct model *m, uint32_t hits, const int32_t *blocks,
+                            struct kvmem_fence ready)
+{
+    uint64_t value = 0;
+
+    for (uint32_t i = 0; i < hits; i++)
+        if (is_open(m, m->fences[blocks[i]]) && m->fences[blocks[i]] > value)
+            value = m->fences[blocks[i]];
+    cr_assert(value ? ready.kind == KVMEM_FENCE_TIMELINE && ready.timeline == m->timeline &&
+                          ready.value == value
+                    : ready.kind == KVMEM_FENCE_NONE,
+              "ready: kind %u, value %" PRIu64 ", expected %" PRIu64, ready.kind, ready.value,
+              value);
+    return value;
 }
 
 static void do_lookup(struct model *m)
@@ -490,17 +696,20 @@ static void do_lookup(struct model *m)
     struct kvmem_seq id;
     uint32_t prompt = below(m, PROMPTS);
     uint32_t count = 1 + below(m, 15);
+    struct kvmem_fence ready, fence = any_fence(m);
+    uint64_t guard;
     int hits, peek;
 
     for (uint32_t t = 0; t < count * BLOCK_TOKENS; t++)
         tags[t] = prompt_tag(prompt, t);
     name_of(tags, count, names);
     peek = kvmem_prefix_peek(m->space, count, names);
-    hits = kvmem_prefix_lookup(m->space, count, names, blocks, NULL);
+    hits = kvmem_prefix_lookup(m->space, count, names, blocks, &ready);
     take_results(m);
     cr_assert(hits >= 0 && hits <= (int)count && peek == hits, "%d hits, peek said %d", hits, peek);
     note(m, (uint64_t)hits);
     m->hits += (uint32_t)hits;
+    guard = check_ready(m, (uint32_t)hits, blocks, ready);
     for (int i = 0; i < hits; i++) {
         cr_assert(m->state[blocks[i]] == NONE || m->state[blocks[i]] == LEASED);
         m->state[blocks[i]] = LEASED;
@@ -508,7 +717,7 @@ static void do_lookup(struct model *m)
         for (uint32_t t = 0; t < BLOCK_TOKENS; t++)
             cr_assert(*tag_at(m, blocks[i], t, false) == tags[(uint32_t)i * BLOCK_TOKENS + t]);
     }
-    if (hits && m->live < SEQS && below(m, 4)) {
+    if (hits && m->live < SEQS && (guard || below(m, 4))) {
         cr_assert(kvmem_seq_create(m->space, &id) == 0);
         cr_assert(kvmem_seq_attach(m->space, id, (uint32_t)hits, blocks) == 0);
         struct twin_seq *s = place(m);
@@ -516,13 +725,19 @@ static void do_lookup(struct model *m)
         s->prompt = below(m, 2) ? prompt : PROMPTS;
         s->appended = s->committed = (uint32_t)hits * BLOCK_TOKENS;
         s->count = (uint32_t)hits;
+        s->guard = guard;
         memcpy(s->tags, tags, s->appended * sizeof(*tags));
         memcpy(s->blocks, blocks, s->count * sizeof(*blocks));
         cr_assert(kvmem_seq_attach(m->space, id, 1, blocks) == KVMEM_E_INVALID);
+        if (guard) {
+            cr_assert(kvmem_seq_publish(m->space, id, 0, 1, names, fence) == KVMEM_E_BUSY);
+            m->guarded++;
+        }
     } else {
-        cr_assert(kvmem_prefix_release(m->space, (uint32_t)hits, blocks, kvmem_fence_none()) == 0);
-        for (int i = 0; i < hits; i++)
-            unref(m, blocks[i]);
+        if (below(m, 2))
+            fence = ready;
+        cr_assert(kvmem_prefix_release(m->space, (uint32_t)hits, blocks, fence) == 0);
+        give_up(m, fence, (uint32_t)hits, blocks);
         if (hits)
             cr_assert(kvmem_prefix_release(m->space, 1, blocks, kvmem_fence_none()) ==
                       KVMEM_E_INVALID);
@@ -567,6 +782,7 @@ static void do_verify(struct model *m)
 static void do_counts(struct model *m)
 {
     struct kvmem_capacity capacity = {.size = sizeof(capacity)};
+    struct kvmem_space_stats stats = {.size = sizeof(stats)};
     uint64_t used = 0;
 
     for (uint32_t i = 0; i < m->range; i++)
@@ -574,6 +790,10 @@ static void do_counts(struct model *m)
     cr_assert(kvmem_space_capacity(m->space, &capacity) == 0);
     cr_assert(capacity.used_blocks == used, "%" PRIu64 " blocks used, expected %" PRIu64,
               capacity.used_blocks, used);
+    cr_assert(kvmem_space_stats(m->space, &stats) == 0);
+    cr_assert(stats.cooling_blocks == m->cooling_blocks,
+              "%" PRIu64 " references cool, expected %" PRIu64, stats.cooling_blocks,
+              m->cooling_blocks);
     note(m, capacity.free_blocks);
 }
 
@@ -581,14 +801,18 @@ static void do_dispatch(struct model *m)
 {
     int code = kvmem_client_dispatch(m->client, 0);
 
+    drain(m);
     cr_assert(code >= 0, "dispatch: %s", kvmem_error_detail()->text);
     note(m, (uint64_t)code);
 }
 
 static void do_trim(struct model *m)
 {
-    int code = kvmem_space_trim(m->space);
+    int code;
 
+    fulfil_all(m);
+    drain(m);
+    code = kvmem_space_trim(m->space);
     cr_assert(code >= 0, "trim: %s", kvmem_error_detail()->text);
     note(m, (uint64_t)code);
     m->trims += (uint32_t)code;
@@ -596,8 +820,12 @@ static void do_trim(struct model *m)
 
 static void do_space_reserve(struct model *m)
 {
-    int code = kvmem_space_reserve(m->space, below(m, m->range / 2), 0);
+    uint32_t blocks = below(m, m->range / 2);
+    int code;
 
+    if (blocks > free_blocks(m))
+        drain(m);
+    code = kvmem_space_reserve(m->space, blocks, 0);
     note(m, (uint64_t)code);
     cr_assert(code == 0 || is_lack(code) || code == KVMEM_E_QUOTA, "reserve: %s",
               kvmem_error_detail()->text);
@@ -605,8 +833,11 @@ static void do_space_reserve(struct model *m)
 
 static void do_scratch(struct model *m)
 {
-    int32_t scratch = kvmem_space_scratch(m->space, 0);
+    int32_t scratch;
 
+    if (m->scratch < 0 && !free_blocks(m))
+        drain(m);
+    scratch = kvmem_space_scratch(m->space, 0);
     if (m->scratch >= 0) {
         cr_assert(scratch == m->scratch);
     } else if (scratch >= 0) {
@@ -620,10 +851,10 @@ static void do_scratch(struct model *m)
 static void step(struct model *m)
 {
     static void (*const operations[])(struct model *) = {
-        do_append, do_append, do_append,   do_append,   do_append,   do_append,
-        do_commit, do_commit, do_fork,     do_truncate, do_truncate, do_create,
-        do_free,   do_free,   do_publish,  do_lookup,   do_lookup,   do_reserve,
-        do_verify, do_counts, do_dispatch, do_dispatch};
+        do_append,   do_append,  do_append,   do_append,   do_append, do_append, do_commit,
+        do_commit,   do_fork,    do_truncate, do_truncate, do_create, do_free,   do_free,
+        do_publish,  do_lookup,  do_lookup,   do_reserve,  do_verify, do_counts, do_dispatch,
+        do_dispatch, do_promise, do_promise,  do_fulfil};
     uint32_t rare = below(m, 300);
 
     if (rare == 0)
@@ -674,6 +905,7 @@ static void begin(struct model *m, uint64_t device_bytes, uint64_t seed, uint32_
     m->range = m->geometry.blocks_per_segment * m->geometry.segment_limit;
     m->refs = calloc(m->range, sizeof(*m->refs));
     m->state = calloc(m->range, 1);
+    m->fences = calloc(m->range, sizeof(*m->fences));
 }
 
 /* A long run must have seen enough of what is rare. Every entry beyond the pool's blocks was
@@ -688,6 +920,7 @@ static void assert_rare_ones(const struct model *m)
     cr_assert(stats.published_blocks >= m->range + RARE, "evictions");
     cr_assert(stats.adopted_segments >= RARE, "adoptions");
     cr_assert(m->refusals >= RARE, "refusals");
+    cr_assert(m->cooled >= RARE && m->guarded >= RARE && m->held_copies >= RARE, "fences");
 }
 
 /* Who made them: one thread or the other. (Look-ups alone map on this one, and find all mapped.) */
@@ -720,11 +953,19 @@ static uint64_t run_with(uint32_t flags, uint64_t device_bytes, uint64_t seed, u
         if (m->seqs[i].is_alive)
             verify_tags(m, &m->seqs[i]);
     cr_assert(m->operations == operations);
+    fulfil_all(m);
+    do_dispatch(m);
+    do_counts(m);
+    cr_assert(!m->cooling);
+    printf("client model: %" PRIu64 " promises, %" PRIu64 " cooled, %" PRIu64 " guarded, %" PRIu64
+           " copies held up\n",
+           m->promised, m->cooled, m->guarded, m->held_copies);
     printf("client model: %u blocks, %" PRIu64 " operations, %" PRIu64 " copies, %" PRIu64
            " refusals, %" PRIu64 " hits, %" PRIu64 " exist, %" PRIu64 " trimmed\n",
            m->range, m->operations, m->copies, m->refusals, m->hits, m->exists, m->trims);
     cr_assert(m->copies >= operations / 1000 && m->hits >= operations / 1000 && m->exists &&
               m->refusals >= operations / 10000 && m->trims);
+    cr_assert(m->cooled >= operations / 1000 && m->guarded && m->held_copies);
     if (operations >= 1000 * RARE)
         assert_rare_ones(m);
     assert_driver_calls(m, flags & KVMEM_CLIENT_HELPER);
@@ -733,6 +974,7 @@ static uint64_t run_with(uint32_t flags, uint64_t device_bytes, uint64_t seed, u
     kvmem_client_close(m->client);
     free(m->refs);
     free(m->state);
+    free(m->fences);
     free(m);
     return digest;
 }

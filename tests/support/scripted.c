@@ -83,7 +83,7 @@ static void push_welcome(struct kvt_script *script, const struct kvi_header *req
     welcome.version = script->welcome_version;
     welcome.version_min = 1;
     welcome.client = 3;
-    welcome.device_count = 1;
+    welcome.device_count = script->welcome_devices;
     welcome.device_bytes = script->device_bytes;
     welcome.granule_bytes = script->granule_bytes;
     welcome.status_bytes = 65536;
@@ -116,6 +116,7 @@ static void push_opened(struct kvt_script *script, const struct kvi_msg_space_op
     opened.segment_bytes = plan.segment_bytes;
     opened.index_stride_bytes = plan.index_stride_bytes;
     opened.segment_limit = plan.segment_limit;
+    opened.device = request->flags >> 8 ? (request->flags >> 8) - 1 : script->opens_on;
     kvt_script_push(script, &opened, NULL, 0);
 }
 
@@ -132,6 +133,50 @@ static void push_published(struct kvt_script *script, const struct kvi_msg_publi
     for (uint32_t i = 0; i < request->record_count; i++)
         rows[i].state = script->publish_state;
     kvt_script_push(script, reply, NULL, 0);
+}
+
+static struct kvt_script_timeline *find_timeline(struct kvt_script *script, uint32_t timeline)
+{
+    struct kvt_script_timeline *one = script->timelines;
+
+    while (one && one->timeline != timeline)
+        one = one->next;
+    return one;
+}
+
+struct kvi_lane *kvt_script_timeline(struct kvt_script *script, uint32_t timeline)
+{
+    struct kvt_script_timeline *one = calloc(1, sizeof(*one));
+
+    must(one != NULL, "memory");
+    one->timeline = timeline;
+    one->fd = memfd_create("timeline", MFD_CLOEXEC);
+    must(one->fd >= 0 && !ftruncate(one->fd, sysconf(_SC_PAGESIZE)), "timeline page");
+    one->lanes = mmap(NULL, KVI_TIMELINE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, one->fd, 0);
+    must(one->lanes != MAP_FAILED, "timeline page");
+    one->next = script->timelines;
+    script->timelines = one;
+    return one->lanes;
+}
+
+static void push_timeline(struct kvt_script *script, const struct kvi_msg_timeline_map *request)
+{
+    uint32_t timeline = request->is_own ? KVT_SCRIPT_OWN : request->timeline & ~63u;
+    struct kvi_msg_timeline_fd reply;
+    int fd;
+
+    if (request->is_own && !find_timeline(script, timeline))
+        kvt_script_timeline(script, timeline);
+    if (!find_timeline(script, timeline)) {
+        kvt_script_error(script, request->header.serial, KVI_OP_TIMELINE_MAP, KVMEM_E_NOT_FOUND);
+        return;
+    }
+    kvi_wire_begin(&reply, KVI_OP_TIMELINE_FD, request->header.serial);
+    reply.timeline = timeline;
+    reply.client = request->is_own ? 3 : 4;
+    fd = dup(find_timeline(script, timeline)->fd);
+    kvt_script_push(script, &reply, &fd, 1);
+    script->timelines_sent++;
 }
 
 int kvt_script_segment_fd(struct kvt_script *script, uint64_t bytes)
@@ -183,9 +228,12 @@ static bool answer(struct kvt_script *script, const void *message)
 
     if (script->is_mute)
         return false;
+    if (script->answer && script->answer(script, message))
+        return true;
     switch (header->opcode) {
     case KVI_OP_HELLO: push_welcome(script, header); return true;
     case KVI_OP_SPACE_OPEN: push_opened(script, message); return true;
+    case KVI_OP_TIMELINE_MAP: push_timeline(script, message); return true;
     case KVI_OP_SPACE_CLOSE:
     case KVI_OP_GOODBYE:
     case KVI_OP_UNPIN: push_done(script, header); return false;
@@ -289,6 +337,7 @@ struct kvt_script *kvt_script_create(uint64_t device_bytes, uint64_t granule_byt
     script->granule_bytes = granule_bytes;
     script->welcome_version = KVI_PROTOCOL_VERSION;
     script->welcome_device = "host";
+    script->welcome_devices = 1;
     must(!kvi_backend_host_create(&options, &script->backend), "backend");
     return script;
 }
@@ -304,6 +353,14 @@ void kvt_script_destroy(struct kvt_script *script)
     }
     for (uint32_t i = 0; i < KVT_SCRIPT_MESSAGES; i++)
         free(script->out[i].bytes);
+    while (script->timelines) {
+        struct kvt_script_timeline *one = script->timelines;
+
+        script->timelines = one->next;
+        munmap(one->lanes, KVI_TIMELINE_BYTES);
+        close(one->fd);
+        free(one);
+    }
     kvi_backend_destroy(script->backend);
     free(script);
 }

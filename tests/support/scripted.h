@@ -2,7 +2,8 @@
  *
  * A daemon that a test plays: a link whose other end is a script, so that a client can be told
  * anything at any time. By itself it answers hello, space_open, space_close, goodbye and unpin as
- * a daemon would, acknowledges publications in order, and keeps everything else for the test.
+ * a daemon would, acknowledges publications in order, hands out timeline pages that the test has
+ * made and the client's own, and keeps everything else for the test.
  *
  * Also an allocator that counts and fails on order.
  */
@@ -15,6 +16,7 @@
 #include "backend/backend.h"
 #include "client/client.h"
 #include "client/link.h"
+#include "client/timeline.h"
 #include "util/alloc.h"
 
 #define KVT_SCRIPT_MESSAGES 256u
@@ -25,6 +27,16 @@ struct kvt_script_message {
     int fds[KVI_MESSAGE_FDS];
     uint32_t fd_count;
 };
+
+/* The page of a producer. */
+struct kvt_script_timeline {
+    struct kvt_script_timeline *next;
+    uint32_t timeline;
+    int fd;
+    struct kvi_lane *lanes;
+};
+
+#define KVT_SCRIPT_OWN (64u * 9) /* the client's own timeline */
 
 struct kvt_script {
     struct kvi_link base;
@@ -40,12 +52,18 @@ struct kvt_script {
     bool is_mute;           /* answers nothing by itself */
     uint32_t publish_state; /* what publications become */
     bool holds_publish;     /* publications are left to the test */
-    int send_code;          /* what send returns, 0 = it works */
-    int receive_code;       /* what receive returns when nothing is there */
+    /* Asked first, may be NULL: true when it has answered or taken notice. */
+    bool (*answer)(struct kvt_script *script, const void *message);
+    int send_code;    /* what send returns, 0 = it works */
+    int receive_code; /* what receive returns when nothing is there */
     uint32_t welcome_version;
     const char *welcome_device;
+    uint32_t welcome_devices; /* how many there are */
+    uint32_t opens_on;        /* device of a space that names none */
     bool is_closed;
     uint32_t last_fds_received;
+    struct kvt_script_timeline *timelines;
+    uint32_t timelines_sent;
     uint32_t spaces; /* opened so far: 7, 8, ... are their ids; grants are for 7 */
 };
 
@@ -73,6 +91,10 @@ void kvt_script_grant(struct kvt_script *script, const struct kvmem_geometry *ge
 /* A descriptor of a new segment. */
 int kvt_script_segment_fd(struct kvt_script *script, uint64_t bytes);
 void kvt_script_error(struct kvt_script *script, uint32_t serial, uint32_t opcode, int code);
+
+/* The page of this timeline, made now: what a timeline_map for it gets. Without one it gets
+ * NOT_FOUND, but for KVT_SCRIPT_OWN, which is made when it is asked for. */
+struct kvi_lane *kvt_script_timeline(struct kvt_script *script, uint32_t timeline);
 
 /* Options of a small space: 4 tokens a block, 1 KiB a block, 4 blocks a segment of 4 KiB. */
 struct kvmem_space_options kvt_small_space(const char *name);

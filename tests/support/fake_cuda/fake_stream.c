@@ -11,7 +11,7 @@
 
 #include "support/fake_cuda/fake_internal.h"
 
-#define STREAMS_MAX 16
+#define STREAMS_MAX 256
 
 enum fake_kind {
     FAKE_COPY,
