@@ -7,13 +7,16 @@
 #
 # Exit status 0 only when no byte was wrong, nothing leaked, the directory's invariants hold, and
 # sharing between the engines, eviction, adoption and preemption each happened.
+#
+#   DEVICE=cuda:0 make demo     the same in the memory of a GPU
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
 bin=${KVMEM_BUILD_DIR:-build/release}/bin
 trace=tests/data/mooncake_excerpt.jsonl
 requests=400
-device=48MiB
+device=${DEVICE:-host}
+device_bytes=48MiB
 model=layers=4,kv_heads=2,head_dim=16,dtype=bf16,block_tokens=16
 seconds_limit=55
 
@@ -78,9 +81,9 @@ show() {
     "$bin/kvmemctl" frag || die "kvmemctl frag failed"
 }
 
-say "kvmemd: a pool of $device for two engines, $requests requests, 2,053,765 prompt tokens"
-start kvmemd "$bin/kvmemd" --device host --device-bytes $device --socket "$KVMEM_SOCKET"
-for _ in $(seq 200); do
+say "kvmemd: a pool of $device_bytes on $device for two engines, $requests requests, 2,053,765 prompt tokens"
+start kvmemd "$bin/kvmemd" --device "$device" --device-bytes $device_bytes --socket "$KVMEM_SOCKET"
+for _ in $(seq 500); do # a GPU takes a second or two to wake up
     stats && break
     is_running kvmemd || die "kvmemd ended"
     sleep 0.02

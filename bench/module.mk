@@ -2,10 +2,14 @@
 SRC_kvb  := $(wildcard bench/common/*.c)
 ARCHIVES += kvb
 
-# kvmem-replay uses the library as an engine would: the shared one, public headers only.
+# kvmem-replay uses the library as an engine would: the shared one, public headers only. Its tests
+# are linked with the archive. Without nvcc cuda_absent.c stands for the .cu files.
+SRC_kvb-replay := $(filter-out bench/replay/main.c $(if $(NVCC),bench/replay/cuda_absent.c),\
+                    $(wildcard bench/replay/*.c)) $(call cuda_sources,bench/replay/*.cu)
+ARCHIVES += kvb-replay
 PROGRAMS += bin/kvmem-replay
-SRC_bin/kvmem-replay  := $(wildcard bench/replay/*.c)
-LIBS_bin/kvmem-replay := kvb kvmem-attention.so kvmem.so libcjson
+SRC_bin/kvmem-replay  := bench/replay/main.c
+LIBS_bin/kvmem-replay := kvb-replay kvb kvmem-attention.so kvmem.so libcjson
 
 # Each bench/bench_x.c is a program, and may use what is inside the library. Those that also
 # measure jemalloc say so below: LIBS_bench/bench_x += jemalloc

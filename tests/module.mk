@@ -1,7 +1,8 @@
 # Each .c file in a folder of tests is a program of its own; a file added there is picked up by
 # itself. All are linked with tests/support and with the static library, internals included.
 #
-#   unit model wire fault ipc   Criterion; unit/test_ctl_* are linked with kvmemctl's code as well
+#   unit model wire fault ipc   Criterion; unit/test_ctl_* and test_replay_* are linked with the code
+#                               of kvmemctl and kvmem-replay as well
 #   daemon                      Criterion, linked with the daemon's own code as well
 #   tsan                        plain main(), since Criterion does not run under ThreadSanitizer
 #   helpers                     plain main(), started by tests: $KVMEM_BUILD_DIR/tests/helpers/x
@@ -49,6 +50,8 @@ endif
 $(foreach t,$(TESTS_CRITERION),$(eval LIBS_$t := $(INSIDE) criterion))
 $(foreach t,$(filter tests/unit/test_ctl_%,$(TESTS_CRITERION)),\
   $(eval LIBS_$t := kvctl $(INSIDE) criterion))
+$(foreach t,$(filter tests/unit/test_replay_%,$(TESTS_CRITERION)),\
+  $(eval LIBS_$t := kvb-replay $(INSIDE) criterion))
 $(foreach t,$(call tests_in,daemon),$(eval LIBS_$t := kvt kvd $(INSIDE) liburing jemalloc criterion))
 $(foreach t,$(call tests_in,tsan helpers),$(eval LIBS_$t := $(INSIDE)))
 LIBS_tests/tsan/devices := kvt kvd $(INSIDE) liburing jemalloc
@@ -67,10 +70,7 @@ $(FAKE_CUDA_OBJECTS): PIC := -fPIC -fvisibility=hidden
 $(FAKE_CUDA): $(FAKE_CUDA_OBJECTS)
 	$(call say,LINK)mkdir -p $(@D) && $(CC) -shared $(KV_LDFLAGS) $(LDFLAGS) \
 	  -Wl,-soname,libcuda.so.1 -o $@ $^
-$(patsubst %,$(B)/tests/%,unit/test_backend_cuda unit/test_backend_cuda_failures \
-  unit/test_cuda_driver unit/test_devices unit/test_fence_cuda daemon/test_device \
-  ipc/test_daemon_cuda tsan/devices): | $(FAKE_CUDA)
-$(addprefix $(B)/,$(TESTS_FAKE_GPU)): | $(FAKE_CUDA)
+$(addprefix $(B)/,$(TESTS_CRITERION) $(TESTS_PLAIN)): | $(FAKE_CUDA)
 -include $(FAKE_CUDA_OBJECTS:.o=.d)
 
 # Tests with time limits of their own, run one at a time after the others (a part of their path).

@@ -6,16 +6,7 @@
 
 #include <string.h>
 
-#define GOLDEN             0x9e3779b97f4a7c15ull
 #define VECTOR_WORDS_LIMIT (4096u * 4 / 8)
-
-/* splitmix64's finaliser (Steele, Lea, Flood 2014). */
-static inline uint64_t mix64(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-}
 
 /* "lowbias32" (Wellons 2018): a permutation, so that positions of an id never coincide. */
 static inline uint32_t mix32(uint32_t x)
@@ -32,7 +23,7 @@ static inline uint32_t token_at(uint64_t seed, uint32_t position)
 
 static void fill_tokens(uint64_t id, uint32_t count, uint32_t *tokens)
 {
-    uint64_t seed = mix64(id + GOLDEN);
+    uint64_t seed = kvb_mix64(id + KVB_GOLDEN);
     uint32_t at = 0;
 
     for (; at + 16 <= count; at += 16) /* a fixed count, so that the compiler makes vectors */
@@ -59,7 +50,7 @@ void kvb_tokens_of_prompt(const struct kvb_trace *trace, const struct kvb_reques
 
 uint32_t kvb_token_of_output(uint32_t number, uint32_t position)
 {
-    return token_at(mix64(~(uint64_t)number), position);
+    return token_at(kvb_mix64(~(uint64_t)number), position);
 }
 
 void kvb_history_fill(const uint32_t *tokens, uint32_t first, uint32_t end, uint64_t *history)
@@ -94,41 +85,14 @@ void kvb_shape_init(struct kvb_shape *shape, const struct kvb_model *model,
     }
 }
 
-static inline uint64_t lane_key(const struct kvb_shape *shape, uint32_t layer, int is_v,
-                                uint32_t head)
-{
-    return (((uint64_t)layer * 2 + (uint64_t)is_v) * shape->model.kv_heads + head + 1) * GOLDEN;
-}
-
-static inline void expand(const struct kvb_shape *shape, uint64_t history, uint64_t key,
-                          uint64_t *out)
-{
-    uint64_t seed = mix64(history ^ key);
-    uint32_t words = (shape->vector_bytes + 7) / 8;
-
-    for (uint32_t i = 0; i < words; i++) {
-        uint64_t word = (seed + i * GOLDEN) * 0xd6e8feb86659fd93ull;
-
-        out[i] = ((word ^ (word >> 32)) & shape->keep) | shape->set;
-    }
-}
-
-void kvb_vector(const struct kvb_shape *shape, uint64_t history, uint32_t layer, int is_v,
+void kvb_vector(const struct kvb_shape *shape, uint64_t history, uint32_t layer, uint32_t is_v,
                 uint32_t head, uint64_t *out)
 {
-    expand(shape, history, lane_key(shape, layer, is_v, head), out);
-}
+    uint64_t seed = kvb_vector_seed(shape, history, layer, is_v, head);
+    uint32_t words = (shape->vector_bytes + 7) / 8;
 
-uint64_t kvb_vector_offset(const struct kvb_shape *shape, uint32_t slot, uint32_t layer, int is_v,
-                           uint32_t head)
-{
-    const struct kvmem_geometry *g = &shape->geometry;
-    uint64_t offset = layer * g->layer_stride_bytes;
-
-    if (is_v)
-        return offset + g->v_offset_bytes + head * g->v_head_stride_bytes +
-               slot * g->v_token_stride_bytes;
-    return offset + head * g->k_head_stride_bytes + slot * g->k_token_stride_bytes;
+    for (uint32_t i = 0; i < words; i++)
+        out[i] = kvb_vector_word(shape, seed, i);
 }
 
 /* One token into its slot. */
@@ -137,9 +101,9 @@ static void write_token(const struct kvb_shape *shape, char *block, uint32_t slo
     uint64_t vector[VECTOR_WORDS_LIMIT];
 
     for (uint32_t layer = 0; layer < shape->model.layers; layer++)
-        for (int is_v = 0; is_v <= 1; is_v++)
+        for (uint32_t is_v = 0; is_v <= 1; is_v++)
             for (uint32_t head = 0; head < shape->model.kv_heads; head++) {
-                expand(shape, history, lane_key(shape, layer, is_v, head), vector);
+                kvb_vector(shape, history, layer, is_v, head, vector);
                 memcpy(block + kvb_vector_offset(shape, slot, layer, is_v, head), vector,
                        shape->vector_bytes);
             }
@@ -174,9 +138,9 @@ static uint64_t check_token(const struct kvb_shape *shape, const char *block, ui
     uint64_t wrong = 0;
 
     for (uint32_t layer = 0; layer < shape->model.layers; layer++)
-        for (int is_v = 0; is_v <= 1; is_v++)
+        for (uint32_t is_v = 0; is_v <= 1; is_v++)
             for (uint32_t head = 0; head < shape->model.kv_heads; head++) {
-                expand(shape, history, lane_key(shape, layer, is_v, head), vector);
+                kvb_vector(shape, history, layer, is_v, head, vector);
                 wrong +=
                     count_differences(block + kvb_vector_offset(shape, slot, layer, is_v, head),
                                       (const char *)vector, shape->vector_bytes);

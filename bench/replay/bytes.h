@@ -5,7 +5,7 @@
  *   token of a prompt    = f(id, position in the id's tokens): equal ids, equal tokens
  *   token of an output   = f(request number, position): no other request has it
  *   history at position p = rolling hash of tokens 0 .. p: equal prefixes, equal histories
- *   bytes of (p, layer, K or V, head) = g(history at p, layer, K or V, head)
+ *   bytes of (p, layer, K or V, head) = g(history at p, layer, K or V, head), in byte_function.h
  *
  * g gives finite values of moderate size (magnitude 1/8 to 2) in which sign, mantissa and two
  * exponent bits vary: attention over them is well conditioned, and any other vector differs.
@@ -16,19 +16,14 @@
 
 #include <kvmem.h>
 
-#include "options.h"
+#include "byte_function.h"
 #include "trace.h"
 
-#define KVB_HISTORY_ROOT 0x6b766d656d000001ull
+#ifdef __cplusplus
+extern "C" {
+#endif
 
-/* The model's shape and where things lie in a block. */
-struct kvb_shape {
-    struct kvb_model model;
-    struct kvmem_geometry geometry;
-    uint32_t vector_bytes; /* of one token's K or V of one head of one layer */
-    uint64_t keep;         /* bits of a random word that stay */
-    uint64_t set;          /* and those that are set, to make it finite */
-};
+#define KVB_HISTORY_ROOT 0x6b766d656d000001ull
 
 /* A sequence's K and V as someone sees them: blocks through a table. */
 struct kvb_view {
@@ -58,12 +53,8 @@ static inline uint64_t kvb_history_next(uint64_t history, uint32_t token)
 void kvb_history_fill(const uint32_t *tokens, uint32_t first, uint32_t end, uint64_t *history);
 
 /* The vector of (history, layer, is_v, head); out (vector_bytes rounded up to 8). */
-void kvb_vector(const struct kvb_shape *shape, uint64_t history, uint32_t layer, int is_v,
+void kvb_vector(const struct kvb_shape *shape, uint64_t history, uint32_t layer, uint32_t is_v,
                 uint32_t head, uint64_t *out);
-
-/* Offset of that vector's place in a block. */
-uint64_t kvb_vector_offset(const struct kvb_shape *shape, uint32_t slot, uint32_t layer, int is_v,
-                           uint32_t head);
 
 /* Write K and V of tokens [first, end) of the sequence whose blocks are `table`. */
 void kvb_write(const struct kvb_shape *shape, char *base, const int32_t *table,
@@ -74,4 +65,7 @@ void kvb_write(const struct kvb_shape *shape, char *base, const int32_t *table,
 uint64_t kvb_count_wrong_bytes(const struct kvb_shape *shape, const struct kvb_view *view,
                                const uint64_t *history, uint32_t first, uint32_t end);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

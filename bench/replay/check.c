@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The checks of replay.h: bytes against the byte function, and attention through the block table
- * against a second loop, written apart from the first one, over values made by the byte function.
+ * against a second loop, written apart from the device's, over values made by the byte function.
  */
 #include "replay.h"
 
@@ -14,7 +14,7 @@
 
 struct kvb_view kvb_live_view(const struct kvb_engine *engine, const struct kvb_live *live)
 {
-    struct kvb_view view = {.base = engine->base};
+    struct kvb_view view = {.base = engine->device.base};
     struct kvmem_seq_info info = {.size = sizeof(info)};
     int rc = kvmem_table_view(engine->space, 0, live->seq, &view.table);
 
@@ -31,7 +31,7 @@ static void check_range(struct kvb_engine *engine, const struct kvb_live *live, 
     uint32_t block_tokens = engine->shape.model.block_tokens;
 
     engine->counts.wrong_bytes +=
-        kvb_count_wrong_bytes(&engine->shape, &view, live->history, 0, end);
+        engine->device.ops->count_wrong(&engine->device, &view, live->history, 0, end);
     engine->counts.blocks_checked += (end + block_tokens - 1) / block_tokens;
 }
 
@@ -56,7 +56,7 @@ static void make_query(uint64_t history, uint32_t count, float *query)
 
 /* All K or V vectors of a layer and head as doubles, (length, head_dim), from the byte function. */
 static void regenerate(const struct kvb_shape *shape, const uint64_t *history, uint32_t length,
-                       uint32_t layer, int is_v, uint32_t head, double *out)
+                       uint32_t layer, uint32_t is_v, uint32_t head, double *out)
 {
     uint64_t vector[4096u * 4 / 8];
     uint32_t dim = shape->model.head_dim;
@@ -107,27 +107,7 @@ static double largest_difference(const double *a, const double *b, uint32_t coun
     return largest;
 }
 
-static struct kva_layer layer_of(const struct kvb_shape *shape, const char *base, uint32_t layer)
-{
-    const struct kvmem_geometry *g = &shape->geometry;
-    const char *k = base + layer * g->layer_stride_bytes;
-
-    return (struct kva_layer){
-        .k = k,
-        .v = k + g->v_offset_bytes,
-        .block_stride_bytes = g->index_stride_bytes,
-        .k_head_stride_bytes = g->k_head_stride_bytes,
-        .k_token_stride_bytes = g->k_token_stride_bytes,
-        .v_head_stride_bytes = g->v_head_stride_bytes,
-        .v_token_stride_bytes = g->v_token_stride_bytes,
-        .dtype = shape->model.dtype,
-        .block_tokens = shape->model.block_tokens,
-        .kv_head_count = shape->model.kv_heads,
-        .head_dim = shape->model.head_dim,
-    };
-}
-
-/* The second loop's answer for all query heads; out as kva_reference_decode's. Returns −1
+/* The second loop's answer for all query heads; out as the device's. Returns −1
  * without memory. */
 static int attend_regenerated(const struct kvb_shape *shape, const uint64_t *history,
                               uint32_t length, uint32_t layer, const float *query, double *out)
@@ -152,12 +132,12 @@ static int attend_regenerated(const struct kvb_shape *shape, const uint64_t *his
     return 0;
 }
 
-double kvb_attention_error(const struct kvb_shape *shape, const struct kvb_view *view,
+double kvb_attention_error(struct kvb_device *device, const struct kvb_view *view,
                            const uint64_t *history, uint32_t length, uint32_t layer)
 {
+    const struct kvb_shape *shape = device->shape;
     uint32_t heads = shape->model.kv_heads * QUERY_HEADS_PER_KV;
     uint32_t count = heads * shape->model.head_dim;
-    struct kva_layer kva = layer_of(shape, view->base, layer);
     float *query = malloc(sizeof(float) * count);
     double *out = malloc(sizeof(double) * 2 * count);
     double error = -1;
@@ -168,11 +148,13 @@ double kvb_attention_error(const struct kvb_shape *shape, const struct kvb_view 
     if (attend_regenerated(shape, history, length, layer, query, out) != 0)
         goto out;
     error = HUGE_VAL;
-    if ((uint64_t)view->block_count * shape->model.block_tokens < view->length ||
-        kva_reference_decode(&kva, view->table, view->length, query, heads,
-                             1 / sqrt(shape->model.head_dim), out + count) != 0)
+    if ((uint64_t)view->block_count * shape->model.block_tokens < view->length)
         goto out;
-    error = largest_difference(out, out + count, count);
+    switch (
+        device->ops->attend(device, view, &(struct kvb_query){query, heads, layer}, out + count)) {
+    case 0: error = largest_difference(out, out + count, count); break;
+    case KVB_NO_MEMORY: error = -1; break;
+    }
 out:
     free(query);
     free(out);
@@ -184,7 +166,7 @@ void kvb_check_attention(struct kvb_engine *engine, const struct kvb_live *live)
     struct kvb_view view = kvb_live_view(engine, live);
     uint32_t layer = live->number / 16 % engine->shape.model.layers;
     double error =
-        kvb_attention_error(&engine->shape, &view, live->history, live->committed, layer);
+        kvb_attention_error(&engine->device, &view, live->history, live->committed, layer);
 
     if (error < 0)
         return; /* not checked, not counted */

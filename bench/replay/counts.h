@@ -15,6 +15,7 @@
     X(output_tokens)          \
     X(lookup_blocks)          \
     X(hit_blocks)             \
+    X(stale_prefixes)         \
     X(preemptions)            \
     X(published_blocks)       \
     X(publish_exists_blocks)  \

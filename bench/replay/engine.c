@@ -6,9 +6,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
 
 #include "common/bench.h"
 
@@ -26,98 +23,6 @@ static uint32_t blocks_of(const struct kvb_engine *engine, uint32_t tokens)
     return (tokens + block_tokens - 1) / block_tokens;
 }
 
-static int open_client(struct kvb_engine *engine, const struct kvb_options *options)
-{
-    struct kvmem_embed_options embed = {.size = sizeof(embed), .name = "kvmem-replay"};
-    struct kvmem_connect_options connect = {.size = sizeof(connect)};
-    char name[32];
-    int rc;
-
-    snprintf(name, sizeof(name), "replay %" PRIu32 "/%" PRIu32, options->part + 1, options->parts);
-    embed.device_bytes = options->device_bytes;
-    connect.socket_path = options->socket_path;
-    connect.name = name;
-    rc = options->is_embedded ? kvmem_client_embed(&embed, &engine->client)
-                              : kvmem_client_connect(&connect, &engine->client);
-    if (rc < 0)
-        return kvb_replay_fail(
-            engine, options->is_embedded ? "cannot embed a device" : "cannot connect to kvmemd",
-            rc);
-    engine->info.size = sizeof(engine->info);
-    rc = kvmem_client_info(engine->client, &engine->info);
-    return rc < 0 ? kvb_replay_fail(engine, "kvmem_client_info", rc) : 0;
-}
-
-static int open_space(struct kvb_engine *engine, const struct kvb_model *model)
-{
-    struct kvmem_space_options options = {
-        .size = sizeof(options),
-        .layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN,
-        .name = "kvmem-replay",
-        .fingerprint = "kvmem-replay byte function 1",
-        .block_tokens = model->block_tokens,
-        .group_count = 1,
-        .shard_count = 1,
-        .groups = {{.layer_count = model->layers,
-                    .kv_head_count = model->kv_heads,
-                    .head_dim_k = model->head_dim,
-                    .head_dim_v = model->head_dim,
-                    .dtype_k = model->dtype,
-                    .dtype_v = model->dtype}},
-    };
-    struct kvmem_geometry geometry = {.size = sizeof(geometry)};
-    int rc = kvmem_space_open(engine->client, &options, &engine->space);
-
-    if (rc < 0)
-        return kvb_replay_fail(engine, "cannot open the space", rc);
-    rc = kvmem_space_geometry(engine->space, 0, &geometry);
-    if (rc == 0)
-        rc = kvmem_name_root(engine->space, NULL, &engine->root);
-    if (rc < 0)
-        return kvb_replay_fail(engine, "cannot name the space's root", rc);
-    kvb_shape_init(&engine->shape, model, &geometry);
-    engine->base = kvmem_space_base(engine->space, 0, 0);
-    return 0;
-}
-
-static int allocate(struct kvb_engine *engine)
-{
-    uint32_t n = engine->options->concurrency;
-
-    engine->lives = calloc(n, sizeof(*engine->lives));
-    engine->waiting = calloc(n, sizeof(*engine->waiting));
-    engine->batch = calloc(n, sizeof(*engine->batch));
-    engine->batch_lives = calloc(n, sizeof(*engine->batch_lives));
-    if (engine->options->is_embedded)
-        engine->pool = kvb_pool_create(&engine->shape.geometry);
-    if (engine->options->is_self_test)
-        engine->faults = kvb_faults_create(&engine->shape, engine->total);
-    if (engine->lives != NULL && engine->waiting != NULL && engine->batch != NULL &&
-        engine->batch_lives != NULL && (engine->pool != NULL) == engine->options->is_embedded &&
-        (engine->faults != NULL) == engine->options->is_self_test)
-        return 0;
-    snprintf(engine->error, sizeof(engine->error), "this process has no memory left");
-    return -1;
-}
-
-int kvb_replay_open(struct kvb_engine *engine, const struct kvb_options *options,
-                    const struct kvb_trace *trace)
-{
-    memset(engine, 0, sizeof(*engine));
-    engine->options = options;
-    engine->trace = trace;
-    engine->next = options->part;
-    engine->place_limit = options->concurrency;
-    if (trace->request_count > options->part)
-        engine->total = (trace->request_count - options->part - 1) / options->parts + 1;
-    engine->counts.waste_ratio = -1;
-    engine->counts.unused_slot_ratio = -1;
-    if (open_client(engine, options) != 0 || open_space(engine, &options->model) != 0 ||
-        allocate(engine) != 0)
-        return -1;
-    return 0;
-}
-
 /* The message for a request that the device cannot hold even alone. */
 static int fail_fit(struct kvb_engine *engine, const struct kvb_live *live)
 {
@@ -128,14 +33,14 @@ static int fail_fit(struct kvb_engine *engine, const struct kvb_live *live)
     snprintf(engine->error, sizeof(engine->error),
              "request %" PRIu32 " needs %" PRIu32 " blocks (%" PRIu64 " bytes) at a time, which a "
              "device of %" PRIu64 " bytes cannot give; a device of %" PRIu64 "MiB would do",
-             live->number + 1, blocks_of(engine, live->goal), need, engine->info.device_bytes, mib);
+             live->number + 1, blocks_of(engine, live->goal), need, engine->device_bytes, mib);
     return -1;
 }
 
 static int fits(const struct kvb_engine *engine, const struct kvb_live *live)
 {
     const struct kvmem_geometry *g = &engine->shape.geometry;
-    uint64_t blocks = engine->info.device_bytes / g->segment_bytes * g->blocks_per_segment;
+    uint64_t blocks = engine->device_bytes / g->segment_bytes * g->blocks_per_segment;
 
     return blocks_of(engine, live->goal) <= blocks;
 }
@@ -189,7 +94,7 @@ static int preempt_youngest(struct kvb_engine *engine)
     remove_live(engine, youngest);
     engine->is_crowded = 1;
     engine->place_limit = engine->running > 0 ? engine->running : 1;
-    return kvb_replay_dispatch(engine, 0);
+    return kvb_replay_drain(engine);
 }
 
 /* The only request that runs gets no blocks: others hold them. Step back for a moment; how long
@@ -207,13 +112,17 @@ static int step_back(struct kvb_engine *engine)
     return kvb_replay_dispatch(engine, (2 + 5 * (int64_t)engine->options->part) * 1000000);
 }
 
-/* `need` blocks were not free: wait for those on their way, else preempt. FOUND: they are there
+/* `need` blocks were not free: wait for those that kernels still have and those on their way, else
+ * preempt. FOUND: they are there
  * now, until the next dispatch, which hands in what nobody uses; 0: try again in the next step. */
-#define FOUND 1
+#define FOUND    1
+#define APPENDED 2
 static int find_blocks(struct kvb_engine *engine, uint32_t need)
 {
-    int rc = kvmem_space_reserve(engine->space, need, RESERVE_NS);
+    int rc;
 
+    engine->device.ops->wait(&engine->device);
+    rc = kvmem_space_reserve(engine->space, need, RESERVE_NS);
     switch (rc) {
     case 0: return FOUND;
     case KVMEM_E_OUTBOX_FULL: return kvb_replay_dispatch(engine, 0);
@@ -272,27 +181,32 @@ static uint32_t gather_batch(struct kvb_engine *engine)
     return count;
 }
 
-/* A token for every request whose prompt is done. */
-static int decode(struct kvb_engine *engine)
+static int append_batch(struct kvb_engine *engine, uint32_t count)
 {
-    uint32_t count = gather_batch(engine);
     int rc;
 
-    if (count == 0)
-        return 0;
     do {
-        rc = kvmem_seqs_append(engine->space, count, engine->batch, NULL, kvmem_fence_none());
+        rc = kvmem_seqs_append(engine->space, count, engine->batch, NULL,
+                               kvb_device_fence(&engine->device));
         if (rc != KVMEM_E_REFILL_PENDING && rc != KVMEM_E_OUT_OF_BLOCKS)
             break;
         rc = find_blocks(engine, count);
         if (rc != FOUND)
             return rc;
     } while (1);
-    if (rc == KVMEM_E_OUTBOX_FULL)
-        return kvb_replay_dispatch(engine, 0); /* and again in the next step */
-    if (rc < 0)
-        return kvb_replay_fail(engine, "kvmem_seqs_append", rc);
+    if (kvb_replay_must_drain(rc))
+        return kvb_replay_drain(engine); /* and again in the next step */
+    return rc < 0 ? kvb_replay_fail(engine, "kvmem_seqs_append", rc) : APPENDED;
+}
 
+/* A token for every request whose prompt is done: appended, written at once, committed. */
+static int decode(struct kvb_engine *engine)
+{
+    uint32_t count = gather_batch(engine);
+    int rc = count == 0 ? 0 : append_batch(engine, count);
+
+    if (rc != APPENDED)
+        return rc;
     for (uint32_t i = 0; i < count; i++) {
         struct kvb_live *live = &engine->lives[engine->batch_lives[i]];
         uint32_t at = live->known++;
@@ -300,16 +214,30 @@ static int decode(struct kvb_engine *engine)
         live->tokens[at] = kvb_token_of_output(live->number, at - live->prompt);
         if (live->history != NULL)
             kvb_history_fill(live->tokens, at, at + 1, live->history);
-        if (kvb_live_fill(engine, live, 1) != 0)
+        if (kvb_live_span(engine, live, 1, &engine->spans[i]) != 0)
             return -1;
     }
+    kvb_replay_write(engine, engine->spans, count);
+    for (uint32_t i = 0; i < count; i++)
+        if (kvb_live_commit(engine, &engine->lives[engine->batch_lives[i]], 1) != 0)
+            return -1;
+    return 0;
+}
+
+/* Wait for the step, then look at the prefixes that were not there when it began. */
+static int settle(struct kvb_engine *engine)
+{
+    engine->device.ops->wait(&engine->device);
+    for (uint32_t i = 0; i < engine->running; i++)
+        if (engine->lives[i].is_guarded && kvb_live_settle(engine, &engine->lives[i]) != 0)
+            return -1;
     return 0;
 }
 
 static int end_finished(struct kvb_engine *engine)
 {
     for (uint32_t i = 0; i < engine->running;) {
-        if (engine->lives[i].committed < engine->lives[i].goal) {
+        if (engine->lives[i].committed < engine->lives[i].goal || engine->lives[i].is_guarded) {
             i++;
             continue;
         }
@@ -341,61 +269,14 @@ int kvb_replay_run(struct kvb_engine *engine)
             return -1;
         if (engine->pool != NULL)
             kvb_pool_sample(engine->pool, engine);
-        if (end_finished(engine) != 0 || kvb_replay_dispatch(engine, 0) != 0)
+        if (settle(engine) != 0 || end_finished(engine) != 0 || kvb_replay_dispatch(engine, 0) != 0)
             return -1;
+        if (engine->device.error[0] != '\0') {
+            snprintf(engine->error, sizeof(engine->error), "%s", engine->device.error);
+            return -1;
+        }
         engine->counts.steps++;
         show_progress(engine);
     }
     return 0;
-}
-
-/* After the last request nothing may be held; answers under way are waited for. */
-static int verify(struct kvb_engine *engine)
-{
-    struct kvmem_space_stats stats = {.size = sizeof(stats)};
-    uint64_t deadline = kvb_now_ns() + 2000000000ull;
-    int rc;
-
-    do {
-        if (kvb_replay_dispatch(engine, 0) != 0)
-            return -1;
-        rc = kvmem_space_stats(engine->space, &stats);
-        if (rc < 0)
-            return kvb_replay_fail(engine, "kvmem_space_stats", rc);
-        if (stats.private_blocks + stats.leased_blocks == 0)
-            break;
-    } while (kvmem_client_dispatch(engine->client, 10000000) >= 0 && kvb_now_ns() < deadline);
-    engine->counts.held_blocks_at_end = stats.private_blocks + stats.leased_blocks;
-    engine->counts.published_blocks = stats.published_blocks;
-    engine->counts.publish_exists_blocks = stats.publish_exists_blocks;
-    engine->counts.publish_refused_blocks = stats.publish_refused_blocks;
-    engine->counts.adopted_segments = stats.adopted_segments;
-    rc = kvmem_client_check(engine->client);
-    return rc < 0 ? kvb_replay_fail(engine, "kvmem_client_check", rc) : 0;
-}
-
-int kvb_replay_close(struct kvb_engine *engine)
-{
-    struct rusage usage;
-    int rc = 0;
-
-    if (engine->space != NULL && engine->finished == engine->total && engine->error[0] == '\0')
-        rc = verify(engine);
-    if (engine->pool != NULL)
-        kvb_pool_finish(engine->pool, &engine->counts);
-    kvmem_space_close(engine->space);
-    kvmem_client_close(engine->client);
-    kvb_pool_destroy(engine->pool);
-    kvb_faults_destroy(engine->faults);
-    if (engine->lives != NULL)
-        for (uint32_t i = 0; i < engine->options->concurrency; i++)
-            kvb_live_fini(&engine->lives[i]);
-    free(engine->lives);
-    free(engine->waiting);
-    free(engine->batch);
-    free(engine->batch_lives);
-    free(engine->hits);
-    if (getrusage(RUSAGE_SELF, &usage) == 0)
-        engine->counts.peak_resident_bytes = (uint64_t)usage.ru_maxrss * 1024;
-    return rc;
 }

@@ -2,7 +2,8 @@
  *
  * --self-test: does a check that finds nothing wrong look at all? Into a run that is otherwise
  * right, faults are planted where the checks look, one at a time: in a copy of a block of a
- * sequence, in its table, or in its length. The same functions that check a run must find each.
+ * sequence, in its table, or in its length. Copies lie where the blocks lie, and the same functions
+ * that check a run must find each fault.
  *
  *   bit         a bit of a block is flipped
  *   layer       a layer of a block holds another layer's bytes
@@ -34,6 +35,7 @@ enum kind {
 };
 
 struct kvb_faults {
+    struct kvb_device *device;
     const struct kvb_shape *shape;
     uint32_t requests_left;
     uint32_t planted[KINDS];
@@ -44,16 +46,17 @@ struct kvb_faults {
     uint32_t earlier_count;
 };
 
-struct kvb_faults *kvb_faults_create(const struct kvb_shape *shape, uint32_t requests)
+struct kvb_faults *kvb_faults_create(struct kvb_device *device, uint32_t requests)
 {
     struct kvb_faults *faults = calloc(1, sizeof(*faults));
 
     if (faults == NULL)
         return NULL;
-    faults->shape = shape;
+    faults->device = device;
+    faults->shape = device->shape;
     faults->requests_left = requests;
     faults->random = 2;
-    faults->copy = malloc(shape->geometry.block_bytes);
+    faults->copy = device->ops->allocate(device, device->shape->geometry.block_bytes);
     if (faults->copy == NULL) {
         free(faults);
         return NULL;
@@ -66,9 +69,10 @@ void kvb_faults_destroy(struct kvb_faults *faults)
     if (faults == NULL)
         return;
     for (uint32_t i = 0; i < faults->earlier_count; i++)
-        free(faults->earlier[i]);
+        if (faults->earlier[i] != NULL)
+            faults->device->ops->release(faults->device, faults->earlier[i]);
     free(faults->earlier);
-    free(faults->copy);
+    faults->device->ops->release(faults->device, faults->copy);
     free(faults);
 }
 
@@ -86,29 +90,45 @@ static uint32_t planted(const struct kvb_faults *faults)
     return sum;
 }
 
+static void copy(struct kvb_faults *faults, void *to, const void *from, uint64_t bytes)
+{
+    faults->device->ops->copy(faults->device, to, from, bytes);
+}
+
+/* 0, or −1 without memory. */
+static int cover(struct kvb_faults *faults, uint32_t index)
+{
+    uint32_t wanted = (index + 1) * 2;
+    char **grown;
+
+    if (index < faults->earlier_count)
+        return 0;
+    grown = realloc(faults->earlier, sizeof(*grown) * wanted);
+    if (grown == NULL)
+        return -1;
+    memset(grown + faults->earlier_count, 0, sizeof(*grown) * (wanted - faults->earlier_count));
+    faults->earlier = grown;
+    faults->earlier_count = wanted;
+    return 0;
+}
+
 /* Without memory the block has no earlier life: other kinds of faults take its place. */
-void kvb_faults_keep(struct kvb_faults *faults, const char *base, int32_t block)
+void kvb_faults_keep(struct kvb_faults *faults, int32_t block)
 {
     const struct kvmem_geometry *g = &faults->shape->geometry;
     uint32_t index = (uint32_t)block;
-    const char *bytes = base + index * g->index_stride_bytes;
+    const char *bytes = faults->device->base + index * g->index_stride_bytes;
+    char start[2] = {0, 0};
 
-    if (bytes[0] == 0 && bytes[1] == 0)
+    copy(faults, start, bytes, sizeof(start));
+    if (start[0] == 0 && start[1] == 0)
         return; /* no vector begins so: the block was never written */
-    if (index >= faults->earlier_count) {
-        uint32_t wanted = (index + 1) * 2;
-        char **grown = realloc(faults->earlier, sizeof(*grown) * wanted);
-
-        if (grown == NULL)
-            return;
-        memset(grown + faults->earlier_count, 0, sizeof(*grown) * (wanted - faults->earlier_count));
-        faults->earlier = grown;
-        faults->earlier_count = wanted;
-    }
+    if (cover(faults, index) != 0)
+        return;
     if (faults->earlier[index] == NULL)
-        faults->earlier[index] = malloc(g->block_bytes);
+        faults->earlier[index] = faults->device->ops->allocate(faults->device, g->block_bytes);
     if (faults->earlier[index] != NULL)
-        memcpy(faults->earlier[index], bytes, g->block_bytes);
+        copy(faults, faults->earlier[index], bytes, g->block_bytes);
 }
 
 /* One block of a live, and the tokens in it. */
@@ -147,8 +167,8 @@ static int is_seen(const struct kvb_faults *faults, const struct target *target,
     uint32_t count = target->end - target->first;
     struct kvb_view view = {bytes, &zero, 1, count};
 
-    return kvb_count_wrong_bytes(faults->shape, &view, target->live->history + target->first, 0,
-                                 count) != 0;
+    return faults->device->ops->count_wrong(faults->device, &view,
+                                            target->live->history + target->first, 0, count) != 0;
 }
 
 /* Copy the target's block and spoil its vectors: `from` of one lane over another's. */
@@ -156,24 +176,27 @@ static void copy_lane(struct kvb_faults *faults, const struct target *target, ui
                       uint32_t to_head, uint32_t from_layer, uint32_t from_head)
 {
     const char *right = block_address(faults, &target->view, target->at);
-    int is_v = (int)random_below(faults, 2);
+    uint32_t is_v = random_below(faults, 2);
 
     for (uint32_t slot = 0; slot < target->end - target->first; slot++)
-        memcpy(faults->copy + kvb_vector_offset(faults->shape, slot, to_layer, is_v, to_head),
-               right + kvb_vector_offset(faults->shape, slot, from_layer, is_v, from_head),
-               faults->shape->vector_bytes);
+        copy(faults, faults->copy + kvb_vector_offset(faults->shape, slot, to_layer, is_v, to_head),
+             right + kvb_vector_offset(faults->shape, slot, from_layer, is_v, from_head),
+             faults->shape->vector_bytes);
 }
 
 static int plant_bit(struct kvb_faults *faults, const struct target *target)
 {
     const struct kvb_model *model = &faults->shape->model;
     uint32_t slot = random_below(faults, target->end - target->first);
+    char byte = 0;
     uint64_t offset =
         kvb_vector_offset(faults->shape, slot, random_below(faults, model->layers),
-                          (int)random_below(faults, 2), random_below(faults, model->kv_heads));
+                          random_below(faults, 2), random_below(faults, model->kv_heads));
 
     offset += random_below(faults, faults->shape->vector_bytes);
-    faults->copy[offset] = (char)(faults->copy[offset] ^ (1 << random_below(faults, 8)));
+    copy(faults, &byte, faults->copy + offset, 1);
+    byte = (char)(byte ^ (1 << random_below(faults, 8)));
+    copy(faults, faults->copy + offset, &byte, 1);
     return is_seen(faults, target, faults->copy);
 }
 
@@ -222,16 +245,24 @@ static int plant_sequence(struct kvb_faults *faults, const struct kvb_engine *en
     return -1;
 }
 
+/* Do the first vectors at two places hold the same bytes? */
+static int is_same(struct kvb_faults *faults, const char *a, const char *b)
+{
+    char vectors[2][4096 * 4];
+    uint32_t size = faults->shape->vector_bytes;
+
+    copy(faults, vectors[0], a, size);
+    copy(faults, vectors[1], b, size);
+    return memcmp(vectors[0], vectors[1], size) == 0;
+}
+
 /* −1: this index had no earlier life, or the same bytes in it. */
-static int plant_generation(struct kvb_faults *faults, const struct kvb_engine *engine,
-                            const struct target *target)
+static int plant_generation(struct kvb_faults *faults, const struct target *target)
 {
     uint32_t index = (uint32_t)target->view.table[target->at];
-    uint32_t size = faults->shape->vector_bytes;
-    const char *now = engine->base + index * faults->shape->geometry.index_stride_bytes;
 
     if (index >= faults->earlier_count || faults->earlier[index] == NULL ||
-        memcmp(faults->earlier[index], now, size) == 0)
+        is_same(faults, faults->earlier[index], block_address(faults, &target->view, target->at)))
         return -1;
     return is_seen(faults, target, faults->earlier[index]);
 }
@@ -246,7 +277,7 @@ static int plant_length(struct kvb_faults *faults, const struct target *target)
     if (right < 2)
         return -1;
     view.length = random_below(faults, 2) ? right - 1 : right + 1;
-    error = kvb_attention_error(faults->shape, &view, target->live->history, right,
+    error = kvb_attention_error(faults->device, &view, target->live->history, right,
                                 random_below(faults, faults->shape->model.layers));
     return error < 0 ? -1 : !(error <= KVB_ATTENTION_TOLERANCE);
 }
@@ -257,20 +288,20 @@ static int plant(struct kvb_faults *faults, const struct kvb_engine *engine,
 {
     const struct kvb_model *model = &faults->shape->model;
 
-    memcpy(faults->copy, block_address(faults, &target->view, target->at),
-           faults->shape->geometry.block_bytes);
+    copy(faults, faults->copy, block_address(faults, &target->view, target->at),
+         faults->shape->geometry.block_bytes);
     switch (kind) {
     case KIND_BIT: return plant_bit(faults, target);
     case KIND_LAYER: return model->layers > 1 ? plant_layer(faults, target) : -1;
     case KIND_HEAD: return model->kv_heads > 1 ? plant_head(faults, target) : -1;
     case KIND_SEQUENCE: return plant_sequence(faults, engine, target);
-    case KIND_GENERATION: return plant_generation(faults, engine, target);
+    case KIND_GENERATION: return plant_generation(faults, target);
     default: return plant_length(faults, target);
     }
 }
 
-int kvb_faults_plant(struct kvb_faults *faults, struct kvb_engine *engine,
-                     const struct kvb_live *live)
+void kvb_faults_plant(struct kvb_faults *faults, struct kvb_engine *engine,
+                      const struct kvb_live *live)
 {
     uint32_t left = KVB_FAULT_COUNT - planted(faults);
     uint32_t share = (left + faults->requests_left - 1) / faults->requests_left;
@@ -282,7 +313,7 @@ int kvb_faults_plant(struct kvb_faults *faults, struct kvb_engine *engine,
         int found;
 
         if (is_seen(faults, &target, block_address(faults, &target.view, target.at)))
-            return 0; /* the run itself is wrong, and is reported as such */
+            return; /* the run itself is wrong, and is reported as such */
         found = plant(faults, engine, &target, kind);
         if (found < 0) {
             misfits++;
@@ -294,7 +325,6 @@ int kvb_faults_plant(struct kvb_faults *faults, struct kvb_engine *engine,
         engine->counts.planted_faults++;
         engine->counts.found_faults += (uint64_t)found;
     }
-    return 0;
 }
 
 void kvb_faults_describe(const struct kvb_faults *faults, char *text, size_t text_bytes)

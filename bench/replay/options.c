@@ -21,7 +21,9 @@ enum option_key {
     OPT_CONCURRENCY,
     OPT_SOCKET,
     OPT_EMBEDDED,
+    OPT_DEVICE,
     OPT_DEVICE_BYTES,
+    OPT_HELPER,
     OPT_GEOMETRY,
     OPT_PART,
     OPT_SEQUENTIAL,
@@ -41,6 +43,8 @@ static const struct option LONG_OPTIONS[] = {
     {"concurrency", required_argument, NULL, OPT_CONCURRENCY},
     {"socket", required_argument, NULL, OPT_SOCKET},
     {"embedded", no_argument, NULL, OPT_EMBEDDED},
+    {"device", required_argument, NULL, OPT_DEVICE},
+    {"helper", no_argument, NULL, OPT_HELPER},
     {"device-bytes", required_argument, NULL, OPT_DEVICE_BYTES},
     {"geometry", required_argument, NULL, OPT_GEOMETRY},
     {"part", required_argument, NULL, OPT_PART},
@@ -84,8 +88,13 @@ static const char HELP[] =
     "  --socket PATH         the daemon's socket (default $KVMEM_SOCKET, else kvmemd.sock in the\n"
     "                        runtime directory)\n"
     "  --embedded            no daemon: a device inside this process\n"
+    "  --device NAME         host or cuda:N. K and V are written and checked by kernels on a GPU.\n"
+    "                        With --embedded the device to use, N as the CUDA driver counts\n"
+    "                        (default host); else the daemon's device of that name (default: the\n"
+    "                        one where the space is, or can be)\n"
     "  --device-bytes SIZE   of that device, 1MiB .. 64TiB; KiB, MiB, GiB, TiB are understood\n"
     "                        (default 256MiB)\n"
+    "  --helper              a thread of the library's makes the driver's calls that map memory\n"
     "\n"
     "  --json                print the result as one line of JSON\n"
     "  --help                print this\n"
@@ -224,6 +233,20 @@ static int parse_device_bytes(const char *text, uint64_t *out, char *error, size
     return -1;
 }
 
+static int parse_device(const char *text, struct kvb_options *out, char *error, size_t bytes)
+{
+    uint64_t number = 0;
+    char *end = "";
+
+    out->device = text;
+    if (strcmp(text, "host") == 0 ||
+        (strncmp(text, "cuda:", 5) == 0 && parse_number(text + 5, &number, &end) == 0 &&
+         *end == '\0' && number < 64))
+        return 0;
+    snprintf(error, bytes, "--device: %s is neither host nor cuda:N with N in 0 .. 63", text);
+    return -1;
+}
+
 static int parse_part(const char *text, struct kvb_options *out, char *error, size_t bytes)
 {
     uint64_t part = 0;
@@ -270,6 +293,7 @@ static int parse_value(int key, const char *text, struct kvb_options *out, char 
     case OPT_CLIENTS: return parse_ranged(&clients, text, error, bytes);
     case OPT_REQUESTS: return parse_ranged(&requests, text, error, bytes);
     case OPT_CONCURRENCY: return parse_ranged(&concurrency, text, error, bytes);
+    case OPT_DEVICE: return parse_device(text, out, error, bytes);
     case OPT_DEVICE_BYTES: return parse_device_bytes(text, &out->device_bytes, error, bytes);
     case OPT_GEOMETRY: return parse_geometry_option(text, out, error, bytes);
     case OPT_PART: return parse_part(text, out, error, bytes);
@@ -285,6 +309,7 @@ static int parse_flag(int key, struct kvb_options *out)
 {
     switch (key) {
     case OPT_EMBEDDED: out->is_embedded = 1; return 1;
+    case OPT_HELPER: out->is_helped = 1; return 1;
     case OPT_SEQUENTIAL: out->is_sequential = 1; return 1;
     case OPT_NO_OUTPUT: out->is_without_output = 1; return 1;
     case OPT_DRY: out->is_dry = 1; return 1;

@@ -9,19 +9,13 @@
 
 #include <kvmem.h>
 
-/* The model whose K and V are replayed. */
-struct kvb_model {
-    uint32_t layers;
-    uint32_t kv_heads;
-    uint32_t head_dim;
-    uint32_t dtype; /* BF16, FP16 or FP32 */
-    uint32_t block_tokens;
-};
+#include "byte_function.h"
 
 struct kvb_options {
     const char *trace_path;
     const char *socket_path; /* NULL: the library's default */
     struct kvb_model model;
+    const char *device;    /* "host" or "cuda:N"; NULL: what the daemon has (embedded: "host") */
     uint64_t device_bytes; /* embedded only */
     uint32_t tokens_per_id;
     uint32_t clients;
@@ -31,6 +25,7 @@ struct kvb_options {
     uint32_t parts; /* 1 = all of them */
     int report_fd;  /* of a client process: where its results go; -1 = none */
     int is_embedded;
+    int is_helped; /* a thread of the library's maps memory */
     int is_sequential;
     int is_without_output;
     int is_dry;

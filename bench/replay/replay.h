@@ -7,8 +7,10 @@
  *     ▲                 │                   │
  *     └── preempted: the youngest, when blocks run out; recomputed later
  *
- * admit    names, lookup, attach; every attached block is compared with what it must be
+ * admit    names, lookup, attach
  * prefill  append, write K and V of every layer, commit, publish full blocks
+ * settle   once the fence of attached blocks has passed, each is compared with what it must be;
+ *          when their producer died before it wrote them, all is computed again
  * end      a sample is compared again, tail included, and attended to; then freed
  *
  * How many run at a time: at most --concurrency; a preemption lowers the limit to those that are
@@ -23,8 +25,8 @@
 
 #include <kvmem.h>
 
-#include "bytes.h"
 #include "counts.h"
+#include "device.h"
 #include "options.h"
 #include "trace.h"
 
@@ -39,8 +41,10 @@ struct kvb_live {
     uint32_t known;     /* tokens in `tokens`: the prompt, and output so far */
     uint32_t committed; /* tokens whose K and V are written */
     uint32_t published; /* leading blocks published or attached */
+    uint32_t attached;  /* leading blocks that a lookup gave */
     uint32_t named;     /* blocks in `names` */
-    int is_recomputed;  /* it was preempted before */
+    int is_guarded;     /* the attached blocks have not settled */
+    struct kvmem_fence guard;
     struct kvmem_seq seq;
     uint32_t *tokens;
     uint64_t *history; /* NULL when dry */
@@ -59,10 +63,10 @@ struct kvb_engine {
     const struct kvb_trace *trace;
     struct kvmem_client *client;
     struct kvmem_space *space;
-    struct kvmem_client_info info;
     struct kvmem_name root;
     struct kvb_shape shape;
-    char *base;
+    struct kvb_device device;
+    uint64_t device_bytes; /* of the device that the space is on */
 
     struct kvb_live *lives; /* [0, running) run, in no order */
     uint32_t running;
@@ -75,6 +79,7 @@ struct kvb_engine {
 
     struct kvmem_seq *batch; /* scratch, `concurrency` each */
     uint32_t *batch_lives;
+    struct kvb_span *spans;
     int32_t *hits; /* scratch for lookups */
     uint32_t hit_room;
 
@@ -89,13 +94,13 @@ struct kvb_engine {
     char error[512]; /* why a function returned −1 */
 };
 
-/* engine.c: open a client and a space; 0, or −1 and engine->error. */
+/* open.c: open a client, a space and its device; 0, or −1 and engine->error. */
 int kvb_replay_open(struct kvb_engine *engine, const struct kvb_options *options,
                     const struct kvb_trace *trace);
-/* Replay everything. 0 when every request ended, else −1 and engine->error. */
-int kvb_replay_run(struct kvb_engine *engine);
 /* Verify and close; the counts are complete then. 0, or −1 and engine->error. */
 int kvb_replay_close(struct kvb_engine *engine);
+/* engine.c: replay everything. 0 when every request ended, else −1 and engine->error. */
+int kvb_replay_run(struct kvb_engine *engine);
 
 /* Note in engine->error what failed, with the library's detail. Returns −1. */
 int kvb_replay_fail(struct kvb_engine *engine, const char *what, int code);
@@ -106,22 +111,32 @@ int kvb_replay_fail(struct kvb_engine *engine, const char *what, int code);
 int kvb_live_prepare(struct kvb_engine *engine, struct kvb_live *live, struct kvb_waiting from);
 int kvb_live_attach(struct kvb_engine *engine, struct kvb_live *live);
 int kvb_live_prefill(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens);
-/* `tokens` more were appended: write, commit and publish them. */
-int kvb_live_fill(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens);
+/* `tokens` more were appended: where they go; once written they are committed and published. */
+int kvb_live_span(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens,
+                  struct kvb_span *span);
+void kvb_replay_write(struct kvb_engine *engine, const struct kvb_span *spans, uint32_t count);
+int kvb_live_commit(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens);
+/* Look at the guard of a guarded live. */
+int kvb_live_settle(struct kvb_engine *engine, struct kvb_live *live);
 int kvb_live_end(struct kvb_engine *engine, struct kvb_live *live);
 int kvb_live_free(struct kvb_engine *engine, struct kvb_live *live);
 void kvb_live_fini(struct kvb_live *live);
 int kvb_replay_dispatch(struct kvb_engine *engine, int64_t timeout_ns);
+/* Must the call be made again after a drain? The outbox is full, or what waits for fences is. */
+int kvb_replay_must_drain(int rc);
+/* Wait for the device and dispatch: what was given away with its fence is away then. */
+int kvb_replay_drain(struct kvb_engine *engine);
 
 /* check.c: compare what a live holds with what it must be, into engine->counts. */
 struct kvb_view kvb_live_view(const struct kvb_engine *engine, const struct kvb_live *live);
 void kvb_check_attached(struct kvb_engine *engine, const struct kvb_live *live, uint32_t blocks);
 void kvb_check_whole(struct kvb_engine *engine, const struct kvb_live *live);
 void kvb_check_attention(struct kvb_engine *engine, const struct kvb_live *live);
-/* Attention through `view` against a second loop over regenerated values of `length` tokens.
- * Returns the largest absolute difference, HUGE_VAL when the view cannot be read, or −1 when
- * there is no memory. */
-double kvb_attention_error(const struct kvb_shape *shape, const struct kvb_view *view,
+/* The device's attention through `view` against a second loop over regenerated values of `length`
+ * tokens. Every element of every type is exact in double, and both sum in double. Returns the
+ * largest absolute difference, HUGE_VAL when the view cannot be read, or −1 when there is no
+ * memory. */
+double kvb_attention_error(struct kvb_device *device, const struct kvb_view *view,
                            const uint64_t *history, uint32_t length, uint32_t layer);
 #define KVB_ATTENTION_TOLERANCE 1e-9
 
@@ -137,13 +152,13 @@ void kvb_pool_finish(const struct kvb_pool *pool, struct kvb_counts *counts);
 
 /* faults.c: plant faults in what the checks see, and count those that they find. */
 #define KVB_FAULT_COUNT 1000
-struct kvb_faults *kvb_faults_create(const struct kvb_shape *shape, uint32_t requests);
+struct kvb_faults *kvb_faults_create(struct kvb_device *device, uint32_t requests);
 void kvb_faults_destroy(struct kvb_faults *faults);
 /* A block is about to be written: keep what an earlier life left in it. */
-void kvb_faults_keep(struct kvb_faults *faults, const char *base, int32_t block);
-/* A live is about to end: plant this request's share. 0, or −1: no memory. */
-int kvb_faults_plant(struct kvb_faults *faults, struct kvb_engine *engine,
-                     const struct kvb_live *live);
+void kvb_faults_keep(struct kvb_faults *faults, int32_t block);
+/* A live is about to end: plant this request's share. */
+void kvb_faults_plant(struct kvb_faults *faults, struct kvb_engine *engine,
+                      const struct kvb_live *live);
 /* Planted and found by kind, as text lines. */
 void kvb_faults_describe(const struct kvb_faults *faults, char *text, size_t text_bytes);
 

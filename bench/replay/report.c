@@ -163,6 +163,9 @@ void kvb_outcome_print_text(const struct kvb_outcome *outcome, FILE *file)
             "memory      %" PRIu64 " entries evicted, %" PRIu64 " segments adopted, %" PRIu64
             " preemptions\n",
             outcome->evictions, outcome->adoptions, c->preemptions);
+    if (c->stale_prefixes > 0)
+        fprintf(file, "died        %" PRIu64 " prefixes before they were written: computed again\n",
+                c->stale_prefixes);
     if (c->waste_ratio >= 0)
         fprintf(file, "waste       %.2f %% of granted bytes, %.2f %% of slots in used blocks\n",
                 100 * c->waste_ratio, 100 * c->unused_slot_ratio);

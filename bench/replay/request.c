@@ -39,6 +39,17 @@ int kvb_replay_dispatch(struct kvb_engine *engine, int64_t timeout_ns)
     return 0;
 }
 
+int kvb_replay_must_drain(int rc)
+{
+    return rc == KVMEM_E_OUTBOX_FULL || rc == KVMEM_E_BUSY;
+}
+
+int kvb_replay_drain(struct kvb_engine *engine)
+{
+    engine->device.ops->wait(&engine->device);
+    return kvb_replay_dispatch(engine, 0);
+}
+
 /* Buffers for `tokens` tokens; what was in them is lost. */
 static int make_room(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens)
 {
@@ -98,10 +109,10 @@ int kvb_live_prepare(struct kvb_engine *engine, struct kvb_live *live, struct kv
     live->prompt = prompt;
     live->goal = prompt + output;
     live->known = from.known > prompt ? from.known : prompt;
-    live->is_recomputed = from.known > 0;
     live->committed = 0;
     live->published = 0;
     live->named = 0;
+    live->is_guarded = 0;
     kvb_tokens_of_prompt(engine->trace, request, live->tokens);
     for (uint32_t i = prompt; i < live->known; i++)
         live->tokens[i] = kvb_token_of_output(from.number, i - prompt);
@@ -110,11 +121,11 @@ int kvb_live_prepare(struct kvb_engine *engine, struct kvb_live *live, struct kv
     return name_blocks(engine, live);
 }
 
-/* Look up all blocks but the one of the last token, which is always computed. */
+/* Look up all blocks but the one of the last token, which is always computed; live->guard is the
+ * fence to wait for before they are read. */
 static int look_up(struct kvb_engine *engine, struct kvb_live *live, uint32_t *hits)
 {
     uint32_t count = (live->known - 1) / engine->shape.model.block_tokens;
-    struct kvmem_fence ready;
     int rc;
 
     *hits = 0;
@@ -128,14 +139,24 @@ static int look_up(struct kvb_engine *engine, struct kvb_live *live, uint32_t *h
         engine->hits = grown;
         engine->hit_room = count;
     }
-    rc = kvmem_prefix_lookup(engine->space, count, live->names, engine->hits, &ready);
+    rc = kvmem_prefix_lookup(engine->space, count, live->names, engine->hits, &live->guard);
     if (rc < 0)
         return kvb_replay_fail(engine, "kvmem_prefix_lookup", rc);
     *hits = (uint32_t)rc;
     engine->counts.lookup_blocks += count;
     engine->counts.hit_blocks += *hits;
-    rc = kvmem_fence_wait(engine->client, &ready, -1);
-    return rc < 0 ? kvb_replay_fail(engine, "kvmem_fence_wait", rc) : 0;
+    return 0;
+}
+
+/* What the device does from now on waits for the guard. One that is broken shows when it is
+ * polled. */
+static int order(struct kvb_engine *engine, const struct kvb_live *live)
+{
+    void *stream = engine->device.stream;
+    int rc = stream == NULL ? kvmem_fence_wait(engine->client, &live->guard, -1)
+                            : kvmem_fence_order(engine->space, stream, &live->guard);
+
+    return rc < 0 && rc != KVMEM_E_STALE ? kvb_replay_fail(engine, "kvmem_fence_order", rc) : 0;
 }
 
 int kvb_live_attach(struct kvb_engine *engine, struct kvb_live *live)
@@ -154,29 +175,38 @@ int kvb_live_attach(struct kvb_engine *engine, struct kvb_live *live)
         return kvb_replay_fail(engine, "kvmem_seq_attach", rc);
     live->committed = hits * engine->shape.model.block_tokens;
     live->published = hits;
-    if (live->history != NULL)
-        kvb_check_attached(engine, live, hits);
-    return 0;
+    live->attached = hits;
+    live->is_guarded = 1;
+    if (order(engine, live) != 0)
+        return -1;
+    return kvb_live_settle(engine, live);
 }
 
 int kvb_live_prefill(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens)
 {
-    int rc = kvmem_seq_append(engine->space, live->seq, tokens, kvmem_fence_none());
+    struct kvmem_fence fence = kvb_device_fence(&engine->device);
+    struct kvb_span span;
+    int rc = kvmem_seq_append(engine->space, live->seq, tokens, fence);
 
-    if (rc == KVMEM_E_OUTBOX_FULL) {
-        if (kvb_replay_dispatch(engine, 0) != 0)
+    if (kvb_replay_must_drain(rc)) {
+        if (kvb_replay_drain(engine) != 0)
             return -1;
-        rc = kvmem_seq_append(engine->space, live->seq, tokens, kvmem_fence_none());
+        rc = kvmem_seq_append(engine->space, live->seq, tokens, fence);
     }
     if (rc == KVMEM_E_REFILL_PENDING || rc == KVMEM_E_OUT_OF_BLOCKS)
         return KVB_NO_BLOCKS;
     if (rc < 0)
         return kvb_replay_fail(engine, "kvmem_seq_append", rc);
-    return kvb_live_fill(engine, live, tokens);
+    if (kvb_live_span(engine, live, tokens, &span) != 0)
+        return -1;
+    kvb_replay_write(engine, &span, 1);
+    return kvb_live_commit(engine, live, tokens);
 }
 
+/* Publish what is full. A guard that is not reached, or broke, leaves that for later. */
 static int publish(struct kvb_engine *engine, struct kvb_live *live)
 {
+    struct kvmem_fence fence = kvb_device_fence(&engine->device);
     uint32_t full = live->committed / engine->shape.model.block_tokens;
     uint32_t count = full - live->published;
     int rc;
@@ -186,12 +216,14 @@ static int publish(struct kvb_engine *engine, struct kvb_live *live)
     if (full > live->named && name_blocks(engine, live) != 0)
         return -1;
     rc = kvmem_seq_publish(engine->space, live->seq, live->published, count,
-                           live->names + live->published, kvmem_fence_none());
-    if (rc == KVMEM_E_OUTBOX_FULL) {
-        if (kvb_replay_dispatch(engine, 0) != 0)
+                           live->names + live->published, fence);
+    if (live->is_guarded && (rc == KVMEM_E_BUSY || rc == KVMEM_E_STALE))
+        return 0;
+    if (kvb_replay_must_drain(rc)) {
+        if (kvb_replay_drain(engine) != 0)
             return -1;
         rc = kvmem_seq_publish(engine->space, live->seq, live->published, count,
-                               live->names + live->published, kvmem_fence_none());
+                               live->names + live->published, fence);
     }
     if (rc < 0)
         return kvb_replay_fail(engine, "kvmem_seq_publish", rc);
@@ -213,39 +245,81 @@ static int note_new_blocks(struct kvb_engine *engine, const struct kvb_live *liv
         return fail_memory(engine);
     if (engine->faults != NULL)
         for (uint32_t i = first; i < last; i++)
-            kvb_faults_keep(engine->faults, engine->base, table[i]);
+            kvb_faults_keep(engine->faults, table[i]);
     return 0;
 }
 
-int kvb_live_fill(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens)
+int kvb_live_span(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens,
+                  struct kvb_span *span)
 {
-    uint32_t end = live->committed + tokens;
-    const int32_t *table;
-    int rc = kvmem_table_view(engine->space, 0, live->seq, &table);
+    int rc;
 
+    *span = (struct kvb_span){NULL, live->history, live->committed, live->committed + tokens};
+    rc = kvmem_table_view(engine->space, 0, live->seq, &span->table);
     if (rc < 0)
         return kvb_replay_fail(engine, "kvmem_table_view", rc);
-    if (note_new_blocks(engine, live, table, end) != 0)
-        return -1;
-    if (live->history != NULL)
-        kvb_write(&engine->shape, engine->base, table, live->history, live->committed, end);
-    rc = kvmem_seq_commit(engine->space, live->seq, tokens);
+    return note_new_blocks(engine, live, span->table, span->end);
+}
+
+void kvb_replay_write(struct kvb_engine *engine, const struct kvb_span *spans, uint32_t count)
+{
+    if (!engine->options->is_dry)
+        engine->device.ops->write(&engine->device, spans, count);
+}
+
+int kvb_live_commit(struct kvb_engine *engine, struct kvb_live *live, uint32_t tokens)
+{
+    int rc = kvmem_seq_commit(engine->space, live->seq, tokens);
+
     if (rc < 0)
         return kvb_replay_fail(engine, "kvmem_seq_commit", rc);
-    live->committed = end;
+    live->committed += tokens;
     return publish(engine, live);
 }
 
 int kvb_live_free(struct kvb_engine *engine, struct kvb_live *live)
 {
-    int rc = kvmem_seq_free(engine->space, live->seq, kvmem_fence_none());
+    struct kvmem_fence fence = kvb_device_fence(&engine->device);
+    int rc = kvmem_seq_free(engine->space, live->seq, fence);
 
-    if (rc == KVMEM_E_OUTBOX_FULL) {
-        if (kvb_replay_dispatch(engine, 0) != 0)
+    if (kvb_replay_must_drain(rc)) {
+        if (kvb_replay_drain(engine) != 0)
             return -1;
-        rc = kvmem_seq_free(engine->space, live->seq, kvmem_fence_none());
+        rc = kvmem_seq_free(engine->space, live->seq, fence);
     }
     return rc < 0 ? kvb_replay_fail(engine, "kvmem_seq_free", rc) : 0;
+}
+
+/* Compute all tokens again, those of the attached blocks too. */
+static int restart(struct kvb_engine *engine, struct kvb_live *live)
+{
+    int rc;
+
+    if (kvb_live_free(engine, live) != 0)
+        return -1;
+    rc = kvmem_seq_create(engine->space, &live->seq);
+    if (rc < 0)
+        return kvb_replay_fail(engine, "kvmem_seq_create", rc);
+    live->committed = 0;
+    live->published = 0;
+    engine->counts.stale_prefixes++;
+    return 0;
+}
+
+int kvb_live_settle(struct kvb_engine *engine, struct kvb_live *live)
+{
+    int rc = kvmem_fence_poll(engine->client, &live->guard);
+
+    if (rc == 0)
+        return 0;
+    live->is_guarded = 0;
+    if (rc == KVMEM_E_STALE)
+        return restart(engine, live);
+    if (rc < 0)
+        return kvb_replay_fail(engine, "kvmem_fence_poll", rc);
+    if (live->history != NULL)
+        kvb_check_attached(engine, live, live->attached);
+    return publish(engine, live);
 }
 
 int kvb_live_end(struct kvb_engine *engine, struct kvb_live *live)
@@ -256,8 +330,8 @@ int kvb_live_end(struct kvb_engine *engine, struct kvb_live *live)
         if (engine->finished % ATTEND_EVERY == 0 || engine->total < FEW_REQUESTS)
             kvb_check_attention(engine, live);
     }
-    if (engine->faults != NULL && kvb_faults_plant(engine->faults, engine, live) != 0)
-        return fail_memory(engine);
+    if (engine->faults != NULL)
+        kvb_faults_plant(engine->faults, engine, live);
     engine->counts.requests++;
     engine->counts.prompt_tokens += live->prompt;
     engine->counts.output_tokens += live->goal - live->prompt;

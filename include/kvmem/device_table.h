@@ -38,10 +38,12 @@ KVMEM_API int kvmem_device_table_create(struct kvmem_space *space,
 KVMEM_API void kvmem_device_table_destroy(struct kvmem_device_table *table);
 
 /* Row i := blocks and appended tokens of seqs[i], i < n, ordered on `stream` (NULL: the legacy
- * default stream). Returns how many cells and lengths had changed. Codes of kvmem_table_padded,
- * BUSY when the device is more than 8 updates behind (wait for the oldest step), SYSTEM; then
- * nothing was changed. No driver call but one launch, no allocation. Not to be captured in a
- * graph: call it before the graph is launched. */
+ * default stream, and on the host device). Returns how many cells and lengths had changed. Codes of
+ * kvmem_table_padded, NOT_SUPPORTED (a stream on the host device), BUSY when the device is 8
+ * updates behind, or fewer that rewrote many rows (wait for the oldest step), SYSTEM; then nothing
+ * was changed. No driver call but a launch and a stream write, no allocation. Updates of one table
+ * on several streams are the caller's to order. Not to be captured in a graph: call it before the
+ * graph is launched. */
 KVMEM_API int kvmem_device_table_update(struct kvmem_device_table *table, uint32_t n,
                                         const struct kvmem_seq *seqs, void *stream);
 

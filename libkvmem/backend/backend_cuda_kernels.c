@@ -8,7 +8,10 @@
  *                      machine code nor the PTX: blocks and cells go by copies of the driver
  *
  * Loading takes milliseconds and may not happen while a stream is captured: so not when the first
- * list comes. A launch takes no lock.
+ * list comes. And the driver loads lazily (since CUDA 11.7): a kernel's code may come with its
+ * first launch only, which then waits for the whole context, so for streams that wait for fences
+ * which this very thread is to signal. So each kernel is launched once, with nothing to do, when it
+ * is loaded. Later launches take no lock.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -50,6 +53,29 @@ static int functions_get(struct kvi_backend_cuda *cuda, struct kvi_backend_cuda_
     return 0;
 }
 
+/* One launch of each with nothing to do. */
+static int functions_warm(struct kvi_backend_cuda *cuda, struct kvi_backend_cuda_kernels *kernels)
+{
+    static const struct kvi_kernel_blocks no_blocks;
+    uint64_t nowhere = 0;
+    uint32_t none = 0;
+    void *blocks[] = {(void *)&no_blocks};
+    void *cells[] = {&nowhere, &nowhere, &none};
+    const struct {
+        kvi_cu_function function;
+        void **parameters;
+    } launches[] = {{kernels->copy, blocks}, {kernels->zero, blocks}, {kernels->cells, cells}};
+
+    for (size_t i = 0; i < sizeof(launches) / sizeof(launches[0]); i++) {
+        int result = cuda->driver->launch(launches[i].function, 1, 1, 1, KVI_KERNEL_THREADS, 1, 1,
+                                          0, NULL, launches[i].parameters, NULL);
+
+        if (result != 0)
+            return kernels_failed(cuda, result, "cuLaunchKernel");
+    }
+    return 0;
+}
+
 /* The device, or the driver, is made for other code than ours. */
 static bool code_does_not_fit(int result)
 {
@@ -75,6 +101,8 @@ static int kernels_open(struct kvi_backend_cuda *cuda, struct kvi_backend_cuda_k
     if (result != 0)
         return kernels_failed(cuda, result, "cuModuleLoadDataEx");
     rc = functions_get(cuda, kernels);
+    if (rc == 0)
+        rc = functions_warm(cuda, kernels);
     if (rc < 0)
         (void)cuda->driver->module_unload(kernels->module);
     return rc;

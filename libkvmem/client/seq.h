@@ -37,10 +37,10 @@ struct kvi_seq {
     uint64_t stamp; /* of the last batch that named it */
     int32_t *blocks;
     uint32_t block_count; /* reserved ones included; of a free place: the next free one */
-    uint8_t table_class;
-    uint8_t reserved[3];
-    int32_t copy_block; /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
-    uint32_t guard;     /* what its attached blocks wait for (guard.h), forks included */
+    uint32_t table_class : 8;
+    uint32_t table_version : 24; /* see kvi_seq_table_changed */
+    int32_t copy_block;          /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
+    uint32_t guard;              /* what its attached blocks wait for (guard.h), forks included */
 };
 
 _Static_assert(sizeof(struct kvi_seq) == 64, "one cache line");
@@ -53,6 +53,16 @@ static inline struct kvi_seq *kvi_seq_find(const struct kvmem_space *space, stru
         return NULL;
     seq = &space->seqs[id.index];
     return seq->generation == id.generation ? seq : NULL;
+}
+
+#define KVI_SEQ_VERSION_UNKNOWN 0xffffffu /* changed too often to be counted */
+
+/* A block that holds tokens was replaced or given up: who has a copy of the table must look at all
+ * of it again. Blocks that come at the end are no change of this sort. */
+static inline void kvi_seq_table_changed(struct kvi_seq *seq)
+{
+    if (seq->table_version < KVI_SEQ_VERSION_UNKNOWN)
+        seq->table_version++;
 }
 
 /* STALE, naming the id. */

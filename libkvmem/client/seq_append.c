@@ -260,6 +260,7 @@ static void place_copies(struct kvmem_space *space, uint32_t n, const struct kvm
         if (seq->block_count > kvi_seq_used_blocks(space, seq))
             seq->block_count--;
         seq->blocks[kvi_space_whole_blocks(space, seq->appended)] = seq->copy_block;
+        kvi_seq_table_changed(seq);
         space->refs[seq->copy_block] = 1;
         seq->copy_block = KVMEM_BLOCK_NONE;
     }

@@ -198,6 +198,8 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
     code = give_up_end(space, seq, keep, fence);
     if (code)
         return code;
+    if (keep < kvi_seq_used_blocks(space, seq))
+        kvi_seq_table_changed(seq);
     seq->appended = tokens;
     if (seq->committed > tokens)
         seq->committed = tokens;

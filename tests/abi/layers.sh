@@ -8,7 +8,8 @@ failed=0
 # forbid FOLDER PATTERN: no #include in the folder may match.
 forbid() {
     [ -d "$1" ] || return 0
-    if grep -rnE --include='*.[ch]' "^ *# *include *[<\"]($2)" "$1"; then
+    if grep -rnE --include='*.[ch]' --include='*.cu' --include='*.cuh' \
+        "^ *# *include *[<\"]($2)" "$1"; then
         echo "$1 must not include the above"
         failed=1
     fi

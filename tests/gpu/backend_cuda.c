@@ -162,6 +162,104 @@ static void case_streams_wait_for_fences(struct kvt_backend *t)
     KVT_OK(t, kvi_backend_segment_release(t->device, phys));
 }
 
+/* ---- lists in a graph ---- */
+
+#define THREAD_LOCAL 1 /* CU_STREAM_CAPTURE_MODE_THREAD_LOCAL */
+
+struct graph_calls {
+    int (*begin)(kvi_cu_stream stream, int mode);
+    int (*end)(kvi_cu_stream stream, void **out_graph);
+    int (*instantiate)(void **out, void *graph, unsigned long long flags);
+    int (*launch)(void *executable, kvi_cu_stream stream);
+    int (*drop_executable)(void *executable);
+    int (*drop)(void *graph);
+};
+
+/* False on the fake driver. */
+static bool graph_calls_get(struct graph_calls *calls)
+{
+    static const char *const names[] = {"cuStreamBeginCapture",        "cuStreamEndCapture",
+                                        "cuGraphInstantiateWithFlags", "cuGraphLaunch",
+                                        "cuGraphExecDestroy",          "cuGraphDestroy"};
+    void *members[] = {&calls->begin,           &calls->end, &calls->instantiate, &calls->launch,
+                       &calls->drop_executable, &calls->drop};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        void *function = kvi_cuda_driver_symbol(driver, names[i]);
+
+        if (function == NULL)
+            return false;
+        memcpy(members[i], &function, sizeof(function));
+    }
+    return true;
+}
+
+/* Block 0 goes to block 1, and 2 is cleared, each time that the graph is launched. */
+static void graph_launches_check(struct kvt_backend *t, const struct graph_calls *calls,
+                                 void *executable, kvi_cu_stream stream, uint64_t base)
+{
+    uint64_t bytes = t->granule / 4;
+    unsigned char *zero = calloc(1, bytes);
+    unsigned char *found = malloc(bytes);
+
+    KVT_CHECK(t, zero != NULL && found != NULL);
+    for (uint32_t round = 1; round <= 3; round++) {
+        kvt_fill(t, t->device, base, bytes, round);
+        kvt_fill(t, t->device, base + 2 * bytes, bytes, round + 10);
+        KVT_CHECK(t, calls->launch(executable, stream) == 0);
+        KVT_CHECK(t, stream_done(stream, WAIT_LIMIT_MS));
+        KVT_CHECK(t, kvt_filled(t, t->device, base + bytes, bytes, round));
+        KVT_OK(t, kvi_backend_copy_out(t->device, found, base + 2 * bytes, bytes, 0));
+        kvt_settle(t, t->device);
+        KVT_CHECK(t, memcmp(found, zero, bytes) == 0);
+    }
+    free(zero);
+    free(found);
+}
+
+static void case_lists_are_captured_in_a_graph(struct kvt_backend *t)
+{
+    static const int32_t blocks[] = {0, 1, 2};
+    struct kvi_phys phys = kvt_segment(t, 1);
+    uint64_t base = kvt_reserved(t, t->device, 1);
+    struct kvi_backend_blocks copy = {.base = base,
+                                      .stride_bytes = t->granule / 4,
+                                      .bytes = t->granule / 4,
+                                      .count = 1,
+                                      .from = blocks,
+                                      .to = blocks + 1};
+    struct kvi_backend_blocks zero = copy;
+    kvi_cu_context context = NULL;
+    struct graph_calls calls;
+    kvi_cu_stream stream;
+    void *executable = NULL;
+    void *graph = NULL;
+
+    zero.from = NULL;
+    zero.to = blocks + 2;
+    KVT_OK(t, kvi_backend_map(t->device, phys, base, t->granule, KVI_ACCESS_RW));
+    KVT_OK(t, kvi_backend_blocks(t->device, &copy, 0)); /* this instance loads its kernels late */
+    kvt_settle(t, t->device);
+    if (graph_calls_get(&calls)) {
+        KVT_CHECK(t, driver->context_retain(&context, (int)kvt_cuda.device_index) == 0);
+        stream = stream_new(t, context);
+        KVT_CHECK(t, calls.begin(stream, THREAD_LOCAL) == 0);
+        KVT_OK(t, kvi_backend_blocks(t->device, &copy, (uintptr_t)stream));
+        KVT_OK(t, kvi_backend_blocks(t->device, &zero, (uintptr_t)stream));
+        KVT_CHECK(t, calls.end(stream, &graph) == 0);
+        KVT_CHECK(t, calls.instantiate(&executable, graph, 0) == 0);
+        graph_launches_check(t, &calls, executable, stream, base);
+        KVT_CHECK(t, calls.drop_executable(executable) == 0 && calls.drop(graph) == 0);
+        stream_drop(stream);
+        KVT_CHECK(t, driver->context_release((int)kvt_cuda.device_index) == 0);
+    } else {
+        skip_part("the driver has no graphs");
+    }
+    KVT_OK(t, kvi_backend_unmap(t->device, base, t->granule));
+    KVT_OK(t, kvi_backend_unreserve(t->device, base, t->granule));
+    KVT_OK(t, kvi_backend_segment_release(t->device, phys));
+}
+
 /* ---- what the driver says to fds that are not what was promised ---- */
 
 /* Import, and map once if that is what finds out; nothing is left. */
@@ -420,6 +518,7 @@ static void bench_all(const struct kvi_backend_cuda_device *what)
 
 static const struct kvt_cuda_case own_cases[] = {
     {"streams_wait_for_fences", case_streams_wait_for_fences},
+    {"lists_are_captured_in_a_graph", case_lists_are_captured_in_a_graph},
     {"wrong_imports_are_corrupt", case_wrong_imports_are_corrupt},
     {"another_process_imports", case_another_process_imports},
     {"a_full_device", case_a_full_device},

@@ -141,14 +141,16 @@ static void case_a_dead_context_is_not_opened(struct kvt_backend *t)
 /* An instance that only imports has its kernels from the start, or is not there. */
 static void case_kernels_are_loaded_or_said_to_fail(struct kvt_backend *t)
 {
-    static const char *const calls[] = {"cuModuleLoadDataEx", "cuModuleGetFunction"};
+    static const char *const calls[] = {"cuModuleLoadDataEx", "cuModuleGetFunction",
+                                        "cuLaunchKernel"};
+    static const uint64_t nth[] = {1, 2, 3};
     uint64_t modules = kvt_fake->modules;
     struct kvi_backend *b = NULL;
 
-    for (size_t i = 0; i < 2 && kvi_kernels_image_bytes > 0; i++) {
-        kvt_fake_fail(calls[i], i + 1, KVI_CU_LAUNCH_FAILED);
+    for (size_t i = 0; i < 3 && kvi_kernels_image_bytes > 0; i++) {
+        kvt_fake_fail(calls[i], nth[i], KVI_CU_LAUNCH_FAILED);
         KVT_REFUSED(t, KVMEM_E_SYSTEM, calls[i], kvt_cuda_open(0, &b));
-        kvt_fake_fail(calls[i], i + 1, KVI_CU_OUT_OF_MEMORY);
+        kvt_fake_fail(calls[i], nth[i], KVI_CU_OUT_OF_MEMORY);
         KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, calls[i], kvt_cuda_open(0, &b));
         KVT_CHECK(t, b == NULL && kvt_fake->modules == modules);
     }

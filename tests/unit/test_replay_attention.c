@@ -11,6 +11,7 @@
 #include "../../attention/reference.h"
 #include "replay/bytes.c"
 #include "replay/check.c"
+#include "replay/device_host.c"
 
 /* fp32, 2 tokens a block, 1 K/V head, 2 elements: K and V of block i at 8 floats × i. */
 static struct kva_layer small_layer(const float *blocks)
@@ -142,19 +143,21 @@ Test(replay_attention, both_loops_agree_and_faults_show)
     for (uint32_t dtype = KVMEM_DTYPE_BF16; dtype <= KVMEM_DTYPE_FP32; dtype++) {
         struct kvb_shape shape;
         struct kvb_view view, wrong;
+        struct kvb_device device;
 
         make_view(&shape, dtype, history, LENGTH, table, &view);
+        kvb_device_open_host(&device, &shape, (void *)view.base);
         for (uint32_t layer = 0; layer < 3; layer++)
-            cr_assert(kvb_attention_error(&shape, &view, history, LENGTH, layer) < 1e-12);
+            cr_assert(kvb_attention_error(&device, &view, history, LENGTH, layer) < 1e-12);
         wrong = view;
         wrong.length = LENGTH - 1;
-        cr_assert(kvb_attention_error(&shape, &wrong, history, LENGTH, 0) > 1e-6);
+        cr_assert(kvb_attention_error(&device, &wrong, history, LENGTH, 0) > 1e-6);
         wrong.length = LENGTH + 1;
-        cr_assert(kvb_attention_error(&shape, &wrong, history, LENGTH, 0) > 1e-6);
+        cr_assert(kvb_attention_error(&device, &wrong, history, LENGTH, 0) > 1e-6);
         wrong.length = LENGTH + 16;
-        cr_assert(isinf(kvb_attention_error(&shape, &wrong, history, LENGTH, 0)));
+        cr_assert(isinf(kvb_attention_error(&device, &wrong, history, LENGTH, 0)));
         table[3] = table[4];
-        cr_assert(kvb_attention_error(&shape, &view, history, LENGTH, 1) > 1e-6);
+        cr_assert(kvb_attention_error(&device, &view, history, LENGTH, 1) > 1e-6);
         free((void *)view.base);
     }
 }

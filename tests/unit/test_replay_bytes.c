@@ -52,7 +52,7 @@ Test(replay_bytes, equal_ids_give_equal_tokens)
     cr_assert_neq(memcmp(a, a + 64, 64 * 4), 0);
     cr_assert_neq(memcmp(a + 64, b + 64, 13 * 4), 0);
     for (uint32_t i = 0; i < 64; i++)
-        cr_assert_eq(a[i], token_at(mix64(3 + GOLDEN), i)); /* vectors and the rest agree */
+        cr_assert_eq(a[i], token_at(kvb_mix64(3 + KVB_GOLDEN), i)); /* vectors and the rest agree */
     cr_assert_neq(kvb_token_of_output(1, 0), kvb_token_of_output(2, 0));
     cr_assert_neq(kvb_token_of_output(1, 0), kvb_token_of_output(1, 1));
 }

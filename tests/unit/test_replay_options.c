@@ -39,6 +39,8 @@ Test(replay_options, defaults)
     cr_assert_eq(options.model.head_dim, 16);
     cr_assert_eq(options.model.dtype, KVMEM_DTYPE_BF16);
     cr_assert_eq(options.model.block_tokens, 16);
+    cr_assert_null(options.device);
+    cr_assert(!options.is_helped);
     cr_assert_eq(parse(&options, error, "--trace t --embedded --sequential"), KVB_OPTIONS_RUN);
     cr_assert_eq(options.clients, 1);
     cr_assert_eq(options.concurrency, 1);
@@ -51,15 +53,18 @@ Test(replay_options, every_value_is_taken)
     struct kvb_options options;
     char error[512] = "";
 
-    cr_assert_eq(parse(&options, error,
-                       "--trace t --embedded --device-bytes 3GiB --tokens-per-id 64 --requests 7 "
-                       "--concurrency 5 --no-output --self-test --json --part 2/3 "
-                       "--geometry dtype=fp32,layers=1,head_dim=64,kv_heads=8,block_tokens=32"),
-                 KVB_OPTIONS_RUN, "%s", error);
+    cr_assert_eq(
+        parse(&options, error,
+              "--trace t --embedded --device-bytes 3GiB --tokens-per-id 64 --requests 7 "
+              "--concurrency 5 --device cuda:63 --helper --no-output --self-test --json --part 2/3 "
+              "--geometry dtype=fp32,layers=1,head_dim=64,kv_heads=8,block_tokens=32"),
+        KVB_OPTIONS_RUN, "%s", error);
     cr_assert_eq(options.device_bytes, 3ull << 30);
     cr_assert_eq(options.tokens_per_id, 64);
     cr_assert_eq(options.request_limit, 7);
     cr_assert_eq(options.concurrency, 5);
+    cr_assert_str_eq(options.device, "cuda:63");
+    cr_assert(options.is_helped);
     cr_assert_eq(options.part, 1);
     cr_assert_eq(options.parts, 3);
     cr_assert_eq(options.model.dtype, KVMEM_DTYPE_FP32);
@@ -73,7 +78,7 @@ Test(replay_options, every_value_is_taken)
 /* Each wrong command line, and words that its message must have. */
 static const struct {
     const char *line;
-    const char *words[3];
+    const char *words[4];
 } WRONG[] = {
     {"", {"--trace"}},
     {"--trace", {"--trace", "needs a value"}},
@@ -90,6 +95,12 @@ static const struct {
     {"--trace t --requests 4294967296", {"--requests", "4294967296"}},
     {"--trace t --concurrency 0", {"--concurrency", "0", "1 .. 1024"}},
     {"--trace t --concurrency 1025", {"--concurrency", "1025", "1 .. 1024"}},
+    {"--trace t --device gpu", {"--device", "gpu", "host", "cuda:N"}},
+    {"--trace t --device hosts", {"--device", "hosts"}},
+    {"--trace t --device cuda:", {"--device", "cuda:"}},
+    {"--trace t --device cuda:0x", {"--device", "cuda:0x"}},
+    {"--trace t --device cuda:-1", {"--device", "cuda:-1"}},
+    {"--trace t --device cuda:64", {"--device", "cuda:64", "0 .. 63"}},
     {"--trace t --embedded --device-bytes 0", {"--device-bytes", "0", "1MiB .. 64TiB"}},
     {"--trace t --embedded --device-bytes 1024KiBs", {"--device-bytes", "1024KiBs"}},
     {"--trace t --embedded --device-bytes 65TiB", {"--device-bytes", "65TiB"}},

@@ -38,6 +38,9 @@ bool fake_range_ok(uint64_t address, uint64_t bytes, bool write);
 /* Is the whole range host memory that was registered? Under the lock. */
 bool fake_registered(uint64_t start, uint64_t bytes);
 
+/* Run what no stream holds back. Under the lock. */
+void fake_queue_drain(void);
+
 /* Enqueue a launch; `parameters` is freed when it has run. Under the lock. */
 void fake_kernel_add(kvi_cu_stream stream, const void *function, void *parameters);
 void fake_kernel_run(const void *function, const void *parameters);

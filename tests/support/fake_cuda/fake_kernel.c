@@ -134,6 +134,8 @@ static void cells_run(const struct fake_kernel_cells *what)
     uint64_t host = what->cells & ~FAKE_HOST_ALIAS;
     const uint32_t *cells = (const uint32_t *)(uintptr_t)host;
 
+    if (what->count == 0)
+        return;
     if (!(what->cells & FAKE_HOST_ALIAS) || !fake_registered(host, UINT64_C(8) * what->count)) {
         fake_misused("cuLaunchKernel", KVI_CU_ILLEGAL_ADDRESS);
         return;
@@ -163,7 +165,9 @@ void fake_kernel_run(const void *function, const void *parameters)
 
 static bool blocks_fit(const struct kvi_kernel_blocks *list)
 {
-    return list->count > 0 && list->count <= KVI_KERNEL_BLOCKS && list->piece_bytes > 0 &&
+    if (list->count == 0) /* a launch with nothing to do */
+        return true;
+    return list->count <= KVI_KERNEL_BLOCKS && list->piece_bytes > 0 &&
            list->piece_bytes % 16 == 0 && list->bytes % 16 == 0 && list->bytes > 0 &&
            list->bytes <= list->stride_bytes && list->base % 16 == 0 &&
            list->pieces == (list->bytes + list->piece_bytes - 1) / list->piece_bytes;
@@ -176,7 +180,7 @@ static bool parameters_fit(const struct fake_function *function, const void *par
 
     if (function != &functions[FUNCTION_CELLS])
         return blocks_fit(parameters);
-    return cells->count > 0 && cells->count <= threads;
+    return cells->count <= threads;
 }
 
 int fake_launch(kvi_cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z,

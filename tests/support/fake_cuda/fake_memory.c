@@ -125,6 +125,7 @@ int fake_memory_info(size_t *out_free, size_t *out_total)
         return result;
     if (fake_current_device() < 0)
         result = fake_misused("cuMemGetInfo", KVI_CU_INVALID_CONTEXT);
+    fake_queue_drain(); /* time has passed */
     *out_total = fake_cuda_control.device_bytes;
     *out_free = fake_cuda_control.device_bytes - fake_cuda_control.used_bytes;
     fake_leave();

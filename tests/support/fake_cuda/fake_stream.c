@@ -86,7 +86,7 @@ static bool stream_in(const kvi_cu_stream *streams, size_t count, kvi_cu_stream 
 }
 
 /* Run what can run. An operation of one stream may end another's wait: until nothing moves. */
-static void queue_drain(void)
+void fake_queue_drain(void)
 {
     bool moved = true;
 
@@ -124,7 +124,7 @@ static void queue_add(const struct fake_operation *what)
         at = &(*at)->next;
     *at = one;
     fake_cuda_control.queued++;
-    queue_drain();
+    fake_queue_drain();
 }
 
 void fake_kernel_add(kvi_cu_stream stream, const void *function, void *parameters)
@@ -369,7 +369,7 @@ int fake_stream_query(kvi_cu_stream stream)
 
     if (result != 0)
         return result;
-    queue_drain();
+    fake_queue_drain();
     for (const struct fake_operation *one = queue; one != NULL; one = one->next)
         if (one->stream == stream)
             result = FAKE_NOT_READY;
