@@ -139,6 +139,8 @@ static double launches(struct run *run)
     kvt_gpu_sync(run->engine.stream);
     kvt_gpu_graph_drop(graph);
     free_all(run);
+    if (nodes == 0 && !kvt_gpu_is_fake())
+        kvt_die("no launch was captured");
     return (double)nodes;
 }
 

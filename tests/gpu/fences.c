@@ -133,6 +133,8 @@ static void begin(struct scene *scene, const char *name)
 
 static void end(struct scene *scene)
 {
+    if (scene->control_stream)
+        kvt_gpu_stream_drop(scene->control_stream);
     kvt_gpu_engine_close(&scene->consumer);
     kvt_daemon_end_observed(&scene->daemon);
 }
@@ -466,6 +468,7 @@ static void case_freed_behind_a_stream(void)
         gated_free(&reuse, FREE_BLOCKS);
     for (; reuse.round <= kvt_gpu_rounds(GATED_FREES + TIMED_FREES); reuse.round++)
         timed_free(&reuse, &random);
+    kvt_gpu_stream_drop(reuse.writer);
     end(&scene);
 }
 

@@ -48,7 +48,7 @@ static void expect_clean(const struct kvt_kills *kills)
 static void case_killed_while_writing(void)
 {
     struct kvt_kills_options options = {
-        .count = kvt_count_from_env("KVMEM_KILLS", kvt_gpu_rounds(300), 1),
+        .count = kvt_count_from_env("KVMEM_KILLS", kvt_gpu_is_fake() ? 10 : 300, 1),
         .seed = kvt_seed("killed_while_writing")};
     static struct kvt_kills kills;
 

@@ -9,7 +9,7 @@
 #include "support/gpu_fake/fake_gpu.h"
 #include "support/spawn.h"
 
-#define LIST_LIMIT    4096u
+#define LIST_LIMIT    16384u
 #define GATE_LIMIT_NS UINT64_C(20000000000)
 
 /* ---- bytes ---- */
