@@ -295,9 +295,10 @@ static void cuda_destroy(struct kvi_backend *b)
     kvi_backend_cuda_segments_fini(cuda);
     kvi_backend_cuda_pins_fini(cuda);
     kvi_backend_cuda_allocations_fini(cuda);
-    kvi_backend_cuda_kernels_fini(cuda);
-    if (entered)
+    if (entered) {
+        kvi_backend_cuda_kernels_fini(cuda);
         kvi_backend_cuda_leave(cuda);
+    }
     (void)cuda->driver->context_release(cuda->device);
     kvi_book_fini(&cuda->book);
     kvi_release(cuda->alloc, cuda->pins, cuda->pin_capacity * sizeof(*cuda->pins));

@@ -22,7 +22,7 @@ says "short.jsonl:3: expected 2 \"hash_ids\""
 expect 2 --trace "$trace" --embedded --device gpu
 says "--device: gpu is neither host nor cuda:N"
 expect 1 --trace "$trace" --embedded --device cuda:63
-says "cuda:63"
+says "cannot embed a device"
 expect 1 --trace "$trace" --embedded --device-bytes 1MiB
 says "a device of"
 expect 1 --trace "$trace" --socket "$run/nobody.sock"
