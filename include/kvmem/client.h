@@ -76,9 +76,9 @@ KVMEM_API void kvmem_client_close(struct kvmem_client *client);
  * INVALID, SYSTEM (no descriptor left for it). */
 KVMEM_API int kvmem_client_fd(const struct kvmem_client *client);
 
-/* Send the outbox, ask for memory where a space runs low, hand in what is not needed, and take
- * in what arrived. `timeout_ns`: 0 does not wait; > 0 waits that long for at least one message, or
- * for the helper to finish something.
+/* Let go of what was given up with fences that have passed, send the outbox, ask for memory where a
+ * space runs low, hand in what is not needed, and take in what arrived. `timeout_ns`: 0 does not
+ * wait; > 0 waits that long for at least one message, or for the helper to finish something.
  * Returns the number of messages taken in, or DAEMON_LOST, PROTOCOL, NO_MEMORY, SYSTEM. */
 KVMEM_API int kvmem_client_dispatch(struct kvmem_client *client, int64_t timeout_ns);
 

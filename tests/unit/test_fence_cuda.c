@@ -262,6 +262,35 @@ Test(fence_cuda, a_stream_waits_for_a_producer)
     end(&s);
 }
 
+/* The page of a dead producer stays while a stream has not passed its wait for it. */
+Test(fence_cuda, a_page_stays_while_a_stream_waits)
+{
+    struct kvi_point point = {64 * 20 + 3, 5};
+    struct kvmem_fence open, fence, behind;
+    struct kvi_lane *lanes;
+    struct scene s;
+
+    begin(&s);
+    lanes = kvt_script_timeline(s.script, 64 * 20);
+    for (uint32_t i = 0; i <= KVI_PRODUCER_LIMIT; i++)
+        kvt_script_timeline(s.script, 64 * (100 + i));
+    cr_assert(kvi_fence_producer_page(s.client, point.timeline) == 0);
+    fence = kvi_fence_of(&point);
+    open = hold(&s, stream_of(1));
+    cr_assert(kvmem_fence_order(s.space, stream_of(1), &fence) == 0);
+    for (uint32_t i = 1; i < KVI_PRODUCER_LIMIT; i++)
+        cr_assert(kvi_fence_producer_page(s.client, 64 * (100 + i)) == 0);
+    for (uint32_t i = 0; i < KVI_LANE_COUNT; i++)
+        kvi_lane_break(&lanes[i]);
+    cr_assert(kvi_fence_producer_page(s.client, 64 * 100) == KVMEM_E_LIMIT);
+    let_go(&s, open);
+    cr_assert(kvi_fence_producer_page(s.client, 64 * 100) == KVMEM_E_LIMIT, "nothing tells yet");
+    cr_assert(kvmem_fence_record(s.space, stream_of(1), &behind) == 0);
+    turn();
+    cr_assert(kvi_fence_producer_page(s.client, 64 * 100) == 0, "%s", kvmem_error_detail()->text);
+    end(&s);
+}
+
 /* ---- giving up ---- */
 
 Test(fence_cuda, what_is_freed_waits_for_its_stream)

@@ -68,9 +68,11 @@ Test(limits, spaces_of_later_versions, .timeout = 10)
     struct kvmem_client *client = embed(64 * MIB);
     struct kvmem_space_options options;
 
-    options = shape("layout");
-    options.layout = KVMEM_LAYOUT_PER_LAYER;
-    assert_open_not_yet(client, &options, "layout");
+    for (uint32_t layout = KVMEM_LAYOUT_TOKEN_MAJOR; layout <= KVMEM_LAYOUT_PER_LAYER; layout++) {
+        options = shape("layout");
+        options.layout = layout;
+        assert_open_not_yet(client, &options, "layout");
+    }
     options = shape("groups");
     options.group_count = 2;
     options.groups[1] = options.groups[0];
@@ -78,6 +80,9 @@ Test(limits, spaces_of_later_versions, .timeout = 10)
     options = shape("shards");
     options.shard_count = 2;
     assert_open_not_yet(client, &options, "shard_count");
+    options = shape("regions");
+    options.flags = KVMEM_SPACE_REGIONS;
+    assert_open_not_yet(client, &options, "flags");
     options = shape("window");
     options.groups[0].window_tokens = 4096;
     assert_open_not_yet(client, &options, "window_tokens");
@@ -85,12 +90,14 @@ Test(limits, spaces_of_later_versions, .timeout = 10)
     kvmem_client_close(client);
 }
 
-Test(limits, fences_of_gpus, .timeout = 10)
+/* Streams are a GPU's; a timeline must be the client's own, or of a look-up that it made. */
+Test(limits, fences_of_gpus_and_strangers, .timeout = 10)
 {
     struct kvmem_client *client = embed(64 * MIB);
     struct kvmem_space *space = opened(client, "fences");
-    struct kvmem_name name = {{1}};
     struct kvmem_fence fence = kvmem_fence_stream(NULL);
+    struct kvmem_fence unknown = {.kind = KVMEM_FENCE_TIMELINE, .timeline = 6400, .value = 1};
+    struct kvmem_name name = {{1}};
     struct kvmem_seq seq;
 
     cr_assert_eq(kvmem_space_reserve(space, 4, 1000000000), 0);
@@ -106,6 +113,15 @@ Test(limits, fences_of_gpus, .timeout = 10)
     assert_not_yet(kvmem_seqs_free(space, 1, &seq, fence), "fence.kind");
     assert_not_yet(kvmem_fence_poll(client, &fence), "fence.kind");
     assert_not_yet(kvmem_fence_wait(client, &fence, 0), "fence.kind");
+    cr_assert_eq(kvmem_seq_append(space, seq, 1, unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_seqs_append(space, 1, &seq, NULL, unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_seq_truncate(space, seq, 1, unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_seq_publish(space, seq, 0, 1, &name, unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_prefix_release(space, 0, NULL, unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_seq_free(space, seq, unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_seqs_free(space, 1, &seq, unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_fence_poll(client, &unknown), KVMEM_E_INVALID);
+    cr_assert_eq(kvmem_fence_wait(client, &unknown, 0), KVMEM_E_INVALID);
     cr_assert_eq(kvmem_client_check(client), 0);
     kvmem_client_close(client);
 }
