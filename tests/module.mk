@@ -51,8 +51,8 @@ $(FAKE_CUDA): $(FAKE_CUDA_OBJECTS)
 	$(call say,LINK)mkdir -p $(@D) && $(CC) -shared $(KV_LDFLAGS) $(LDFLAGS) \
 	  -Wl,-soname,libcuda.so.1 -o $@ $^
 $(patsubst %,$(B)/tests/%,unit/test_backend_cuda unit/test_backend_cuda_failures \
-  unit/test_cuda_driver unit/test_fence_cuda daemon/test_device ipc/test_daemon_cuda \
-  tsan/devices): | $(FAKE_CUDA)
+  unit/test_cuda_driver unit/test_devices unit/test_fence_cuda daemon/test_device \
+  ipc/test_daemon_cuda tsan/devices): | $(FAKE_CUDA)
 -include $(FAKE_CUDA_OBJECTS:.o=.d)
 
 # Tests with time limits of their own, run one at a time after the others (a part of their path).

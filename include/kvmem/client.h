@@ -60,8 +60,10 @@ struct kvmem_embed_options {
 KVMEM_API int kvmem_client_connect(const struct kvmem_connect_options *options,
                                    struct kvmem_client **out);
 
-/* A client with its own device and directory inside this process. Codes: INVALID, NOT_SUPPORTED
- * (device), NO_MEMORY, SYSTEM. */
+/* A client with its own device and directory inside this process. On CUDA device_bytes is a
+ * multiple of the driver's granule, and taken from the GPU as it is used. INVALID (names the
+ * option), NOT_SUPPORTED (no driver, or one that lacks something), DEVICE_FULL (no memory for a
+ * context), NO_MEMORY, SYSTEM. */
 KVMEM_API int kvmem_client_embed(const struct kvmem_embed_options *options,
                                  struct kvmem_client **out);
 

@@ -94,26 +94,16 @@ int kvmem_client_connect(const struct kvmem_connect_options *options, struct kvm
     return code;
 }
 
-static int check_embed(const struct kvmem_embed_options *options)
+static bool is_host(const struct kvmem_embed_options *options)
 {
-    uint64_t granule;
-    int code;
+    return !options->device || !strcmp(options->device, "host");
+}
 
-    if (!options)
-        return kvi_error_set(KVMEM_E_INVALID, "options: is NULL");
-    if (options->size != sizeof(*options))
-        return kvi_error_set(KVMEM_E_INVALID, "options.size: %" PRIu32 ", expected %zu",
-                             options->size, sizeof(*options));
-    if (options->device && strcmp(options->device, "host") != 0)
-        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "device: %.31s; this version has host",
-                             options->device);
-    if (options->reserved)
-        return kvi_error_set(KVMEM_E_INVALID, "options.reserved: %" PRIu32 ", must be 0",
-                             options->reserved);
-    code = check_flags(options->flags);
-    if (code)
-        return code;
-    granule = options->granule_bytes ? options->granule_bytes : KVI_BACKEND_HOST_GRANULE_DEFAULT;
+static int check_host(const struct kvmem_embed_options *options)
+{
+    uint64_t granule =
+        options->granule_bytes ? options->granule_bytes : KVI_BACKEND_HOST_GRANULE_DEFAULT;
+
     if ((granule & (granule - 1)) || granule < 4096 || granule > KVI_BACKEND_HOST_GRANULE_MAX)
         return kvi_error_set(KVMEM_E_INVALID,
                              "granule_bytes: %" PRIu64 " is no power of two in 4096..%" PRIu64,
@@ -123,6 +113,56 @@ static int check_embed(const struct kvmem_embed_options *options)
                              "device_bytes: %" PRIu64
                              " is no positive multiple of granule_bytes %" PRIu64,
                              options->device_bytes, granule);
+    return 0;
+}
+
+/* "cuda:N" with N a decimal number of at most three digits, or −1. */
+static int ordinal_of(const char *device)
+{
+    int ordinal = 0;
+    int digits = 0;
+
+    if (strncmp(device, "cuda:", 5) != 0)
+        return -1;
+    for (device += 5; *device >= '0' && *device <= '9' && digits < 4; device++, digits++)
+        ordinal = ordinal * 10 + (*device - '0');
+    return digits < 1 || digits > 3 || *device ? -1 : ordinal;
+}
+
+static int check_cuda(const struct kvmem_embed_options *options)
+{
+    if (ordinal_of(options->device) < 0)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "device: %.31s is neither host nor cuda:N, N in 0..999",
+                             options->device);
+    if (options->granule_bytes)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "granule_bytes: %" PRIu64 ", must be 0 on CUDA: the driver decides",
+                             options->granule_bytes);
+    if (!options->device_bytes)
+        return kvi_error_set(KVMEM_E_INVALID, "device_bytes: 0; how much of %.31s may be taken?",
+                             options->device);
+    return 0;
+}
+
+static int check_embed(const struct kvmem_embed_options *options)
+{
+    int code;
+
+    if (!options)
+        return kvi_error_set(KVMEM_E_INVALID, "options: is NULL");
+    if (options->size != sizeof(*options))
+        return kvi_error_set(KVMEM_E_INVALID, "options.size: %" PRIu32 ", expected %zu",
+                             options->size, sizeof(*options));
+    if (options->reserved)
+        return kvi_error_set(KVMEM_E_INVALID, "options.reserved: %" PRIu32 ", must be 0",
+                             options->reserved);
+    code = check_flags(options->flags);
+    if (code)
+        return code;
+    code = is_host(options) ? check_host(options) : check_cuda(options);
+    if (code)
+        return code;
     code = check_name(options->name);
     return code ? code : check_outbox(options->outbox_records);
 }
@@ -141,9 +181,14 @@ int kvmem_client_embed(const struct kvmem_embed_options *options, struct kvmem_c
     inner.name = options->name;
     inner.outbox_records = options->outbox_records;
     inner.has_helper = options->flags & KVMEM_CLIENT_HELPER;
-    code = kvi_link_embed(
-        options->device_bytes,
-        options->granule_bytes ? options->granule_bytes : KVI_BACKEND_HOST_GRANULE_DEFAULT, &link);
+    if (is_host(options))
+        code = kvi_link_embed(options->device_bytes,
+                              options->granule_bytes ? options->granule_bytes
+                                                     : KVI_BACKEND_HOST_GRANULE_DEFAULT,
+                              &link);
+    else
+        code = kvi_link_embed_cuda(options->device_bytes, (uint32_t)ordinal_of(options->device),
+                                   &link);
     return code ? code : kvi_client_create(link, &kvi_alloc_libc, &inner, out);
 }
 

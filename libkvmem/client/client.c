@@ -15,7 +15,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "backend/backend_host.h"
 #include "client/refill.h"
 #include "client/region.h"
 #include "client/space.h"
@@ -410,23 +409,6 @@ static int say_hello(struct kvmem_client *client, const struct kvi_client_option
     return 0;
 }
 
-static int make_backend(struct kvmem_client *client)
-{
-    struct kvi_backend_host_options options = {.options_bytes = sizeof(options)};
-    int code;
-
-    if (client->backend)
-        return 0;
-    if (strcmp(client->welcome.device, "host") != 0)
-        return kvi_error_set(KVMEM_E_NOT_SUPPORTED, "device: %.31s; this library has host",
-                             client->welcome.device);
-    options.granule_bytes = client->welcome.granule_bytes;
-    options.alloc = &client->alloc;
-    code = kvi_backend_host_create(&options, &client->backend);
-    client->owns_backend = !code;
-    return code;
-}
-
 static void free_client(struct kvmem_client *client)
 {
     struct kvi_alloc alloc = client->alloc;
@@ -440,8 +422,7 @@ static void free_client(struct kvmem_client *client)
     client->link->ops->close(client->link);
     kvi_guards_fini(client);
     kvi_fences_fini(client);
-    if (client->owns_backend)
-        kvi_backend_destroy(client->backend);
+    kvi_devices_fini(client);
     kvi_outbox_fini(&client->outbox, &alloc);
     kvi_release(&alloc, client->hits, KVI_CLIENT_LOOKUP_NAMES * sizeof(*client->hits));
     kvi_release(&alloc, client->rx, KVI_MESSAGE_BYTES);
@@ -483,7 +464,7 @@ int kvi_client_create(struct kvi_link *link, const struct kvi_alloc *alloc,
     }
     client->alloc = *alloc;
     client->link = link;
-    client->backend = options->backend;
+    client->devices.given = options->backend;
     client->epoll_fd = -1;
     client->is_observer = options->role == KVMEM_ROLE_OBSERVER;
     client->timeout_ns = options->timeout_ns ? options->timeout_ns : KVI_CLIENT_TIMEOUT_NS;
@@ -492,8 +473,8 @@ int kvi_client_create(struct kvi_link *link, const struct kvi_alloc *alloc,
         code = make_mapper(client, options->has_helper);
     if (!code)
         code = say_hello(client, options);
-    if (!code)
-        code = make_backend(client);
+    if (!code && !client->is_observer)
+        code = kvi_devices_learn(client);
     if (code) {
         free_client(client);
         return code;

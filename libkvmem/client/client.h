@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The client: a link, a backend that imports, an outbox and the opened spaces.
+ * The client: a link, backends that import, an outbox and the opened spaces.
  *
  *   call      a request that the caller waits for; one at a time; matched by its serial
  *   event     whatever else arrives: taken in at once, in the order of arrival
@@ -9,7 +9,7 @@
  *   lost      the daemon is gone or broke the protocol: for good. Calls that need it return
  *             DAEMON_LOST; owned and mapped memory stays; leases have nobody to be returned to.
  *
- * Ownership: the client has the link, its arrays, the backend if it made it, and the spaces.
+ * Ownership: the client has the link, its arrays, the backends that it made, and the spaces.
  * Every descriptor that arrives is counted, and consumed by the backend, handed to the mapper or
  * closed before the next message is received. Threads: one at a time; the mapper's helper touches
  * nothing here, and what it has done is taken in by dispatch and by whoever waits.
@@ -22,6 +22,7 @@
 #include <stdbool.h>
 
 #include "backend/backend.h"
+#include "client/device.h"
 #include "client/guard.h"
 #include "client/link.h"
 #include "client/mapper.h"
@@ -37,8 +38,6 @@
 
 struct kvmem_client {
     struct kvi_link *link;
-    struct kvi_backend *backend;
-    bool owns_backend;
     bool is_lost;
     bool is_observer;
     bool is_abandoned; /* work that nobody waited for may be under way: see kvi_space_close */
@@ -67,6 +66,7 @@ struct kvmem_client {
     uint32_t space_high;                             /* places from here on were never used */
 
     struct kvi_msg_welcome welcome;
+    struct kvi_devices devices;
     uint64_t messages_sent;
     uint64_t messages_received;
     uint64_t dispatches;
@@ -78,8 +78,8 @@ struct kvmem_client {
 };
 
 struct kvi_client_options {
-    struct kvi_backend *backend; /* the caller's, or NULL: made for the device of the welcome */
-    const char *name;            /* NULL or at most 31 bytes */
+    struct kvi_backend *backend;               /* the caller's, or NULL: made for each device */
+    const char *name;                          /* NULL or at most 31 bytes */
     const struct kvmem_session_token *session; /* NULL: a new one */
     uint32_t role;
     uint32_t outbox_records; /* 0 = KVI_CLIENT_OUTBOX_RECORDS */

@@ -46,6 +46,10 @@ int kvi_link_from_socket_consume(int fd, struct kvi_link **out);
  * `granule_bytes` 0 = 64 KiB. 0, INVALID, NO_MEMORY, SYSTEM. */
 int kvi_link_embed(uint64_t device_bytes, uint64_t granule_bytes, struct kvi_link **out);
 
+/* The same over the GPU that the driver calls `ordinal`, whose granule is the driver's. Beside the
+ * codes above NOT_SUPPORTED (no driver, or one that lacks something) and DEVICE_FULL. */
+int kvi_link_embed_cuda(uint64_t device_bytes, uint32_t ordinal, struct kvi_link **out);
+
 /* Default socket path: $KVMEM_SOCKET, else $XDG_RUNTIME_DIR/kvmem/kvmemd.sock, else
  * /run/kvmem/kvmemd.sock when root, else /run/user/UID/kvmem/kvmemd.sock. 0 or INVALID
  * (too long for a socket address). */

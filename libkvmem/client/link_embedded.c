@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A link to a directory in the same process: messages go in by a function call, replies wait in a
- * queue in memory, segments come from a host backend of its own. The client above cannot tell it
- * from a daemon: the same messages, descriptors to import, a status page, a timeline page once it
- * is asked for.
+ * queue in memory, segments come from a backend of its own, the host's or a GPU's. The client above
+ * cannot tell it from a daemon: the same messages, descriptors to import, a status page, a timeline
+ * page once it is asked for.
  *
  *   send ──▶ kvi_dir_message ──env.send──▶ queue ──▶ receive
  *                 │ ▲
@@ -38,6 +38,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backend/backend_cuda.h"
 #include "backend/backend_host.h"
 #include "client/link.h"
 #include "client/status.h"
@@ -469,6 +470,8 @@ static void drop_queue(struct link_embedded *link)
 
 static void destroy(struct link_embedded *link)
 {
+    if (!link)
+        return;
     if (link->dir) {
         kvi_dir_client_eof(link->dir, link->client);
         kvi_dir_client_exited(link->dir, link->client);
@@ -515,15 +518,28 @@ static int make_status_page(struct link_embedded *link)
     return 0;
 }
 
-static int make_directory(struct link_embedded *link)
+/* The device as the directory shows it. */
+static struct kvi_dir_device describe(const struct link_embedded *link, const uint8_t *uuid)
 {
     const struct kvi_backend_info *info = &link->backend->info;
+    struct kvi_dir_device device = {.kind = info->kind,
+                                    .device_bytes = info->device_bytes,
+                                    .granule_bytes = info->granule_bytes,
+                                    .releases_reclaim_mapped =
+                                        (info->flags & KVI_BACKEND_RECLAIMS_MAPPED) != 0,
+                                    .name = "host"};
+
+    if (info->kind == KVI_BACKEND_CUDA) {
+        memcpy(device.uuid, uuid, sizeof(device.uuid));
+        memcpy(device.name, info->name, sizeof(device.name));
+    }
+    return device;
+}
+
+static int make_directory(struct link_embedded *link, const uint8_t *uuid)
+{
     struct kvi_dir_options options = {
-        .devices = {{.kind = info->kind,
-                     .device_bytes = info->device_bytes,
-                     .granule_bytes = info->granule_bytes,
-                     .releases_reclaim_mapped = (info->flags & KVI_BACKEND_RECLAIMS_MAPPED) != 0,
-                     .name = "host"}},
+        .devices = {describe(link, uuid)},
         .device_count = 1,
         .status_bytes = STATUS_BYTES,
         .client_limit = 1,
@@ -548,14 +564,32 @@ static int make_directory(struct link_embedded *link)
     return rc ? rc : kvi_dir_client_add(link->dir, &self, &link->client);
 }
 
-/* Everything in *link but its first fields; what is there after a failure is destroyed. */
-static int fill(struct link_embedded *link, uint64_t device_bytes, uint64_t granule_bytes)
+static int make_host(struct link_embedded *link, uint64_t device_bytes, uint64_t granule_bytes)
 {
     struct kvi_backend_host_options host = {.options_bytes = sizeof(host),
                                             .device_bytes = device_bytes,
                                             .granule_bytes = granule_bytes};
-    int rc;
 
+    return kvi_backend_host_create(&host, &link->backend);
+}
+
+static int make_cuda(struct link_embedded *link, uint64_t device_bytes, uint32_t ordinal,
+                     uint8_t *uuid)
+{
+    struct kvi_backend_cuda_options cuda = {
+        .options_bytes = sizeof(cuda), .device_index = ordinal, .device_bytes = device_bytes};
+    struct kvi_backend_cuda_device what;
+    int rc = kvi_backend_cuda_query(&cuda, &what);
+
+    if (rc)
+        return rc;
+    memcpy(uuid, what.uuid, sizeof(what.uuid));
+    return kvi_backend_cuda_create(&cuda, &link->backend);
+}
+
+/* Everything but the backend and the directory. */
+static int fill(struct link_embedded *link)
+{
     link->segments = kvi_allocate(&kvi_alloc_libc, KVI_SEGMENT_LIMIT * sizeof(*link->segments));
     link->queue = kvi_allocate(&kvi_alloc_libc, QUEUE_BYTES);
     link->queue_bytes = link->queue ? QUEUE_BYTES : 0;
@@ -564,16 +598,13 @@ static int fill(struct link_embedded *link, uint64_t device_bytes, uint64_t gran
     link->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (link->timer_fd < 0)
         return kvi_error_sys(KVMEM_E_SYSTEM, errno, "timerfd_create");
-    rc = make_status_page(link);
-    if (rc == 0)
-        rc = kvi_backend_host_create(&host, &link->backend);
-    return rc ? rc : make_directory(link);
+    return make_status_page(link);
 }
 
-int kvi_link_embed(uint64_t device_bytes, uint64_t granule_bytes, struct kvi_link **out)
+/* A link without a device. What *out has become is to be destroyed after a failure. */
+static int start(uint64_t device_bytes, struct link_embedded **out)
 {
     struct link_embedded *link;
-    int rc;
 
     if (device_bytes == 0)
         return kvi_error_set(KVMEM_E_INVALID, "device_bytes: 0, expected a multiple of "
@@ -587,11 +618,39 @@ int kvi_link_embed(uint64_t device_bytes, uint64_t granule_bytes, struct kvi_lin
     link->timeline_fd = -1;
     link->timer_ns = NEVER;
     link->first_wanted = KVI_SEGMENT_LIMIT;
-    rc = fill(link, device_bytes, granule_bytes);
-    if (rc) {
+    *out = link;
+    return fill(link);
+}
+
+int kvi_link_embed(uint64_t device_bytes, uint64_t granule_bytes, struct kvi_link **out)
+{
+    struct link_embedded *link = NULL;
+    int rc = start(device_bytes, &link);
+
+    if (rc == 0)
+        rc = make_host(link, device_bytes, granule_bytes);
+    if (rc == 0)
+        rc = make_directory(link, NULL);
+    if (rc == 0)
+        *out = &link->base;
+    else
         destroy(link);
-        return rc;
-    }
-    *out = &link->base;
-    return 0;
+    return rc;
+}
+
+int kvi_link_embed_cuda(uint64_t device_bytes, uint32_t ordinal, struct kvi_link **out)
+{
+    struct link_embedded *link = NULL;
+    uint8_t uuid[16];
+    int rc = start(device_bytes, &link);
+
+    if (rc == 0)
+        rc = make_cuda(link, device_bytes, ordinal, uuid);
+    if (rc == 0)
+        rc = make_directory(link, uuid);
+    if (rc == 0)
+        *out = &link->base;
+    else
+        destroy(link);
+    return rc;
 }

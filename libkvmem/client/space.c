@@ -14,6 +14,7 @@
 #include "util/error.h"
 #include "util/geometry.h"
 
+#define DEVICE_SHIFT   8 /* of space_open.flags */
 #define TABLE_SLAB_MIN (UINT64_C(4) << 20)
 
 /* ---- references ---- */
@@ -113,6 +114,16 @@ int32_t kvi_space_scratch(struct kvmem_space *space)
 
 /* ---- opening ---- */
 
+static const char *domain_of(const struct kvmem_space_options *options)
+{
+    return options->domain ? options->domain : "default";
+}
+
+static uint32_t layout_of(const struct kvmem_space_options *options)
+{
+    return options->layout ? options->layout : KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
+}
+
 static void *array(struct kvmem_client *client, size_t bytes)
 {
     return kvi_allocate(&client->alloc, bytes);
@@ -126,12 +137,10 @@ static void set_options(struct kvmem_space *space, const struct kvmem_space_opti
 
     space->options = *options;
     strncpy(space->name, options->name, sizeof(space->name) - 1);
-    strncpy(space->domain, options->domain ? options->domain : "default",
-            sizeof(space->domain) - 1);
+    strncpy(space->domain, domain_of(options), sizeof(space->domain) - 1);
     space->options.name = space->name;
     space->options.domain = space->domain;
-    if (!space->options.layout)
-        space->options.layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN;
+    space->options.layout = layout_of(options);
     if (!low) {
         low = range / 256;
         low = low < KVI_SPACE_LOW_MIN ? KVI_SPACE_LOW_MIN : low;
@@ -200,7 +209,8 @@ static size_t slab_bytes(const struct kvmem_space *space)
 
 /* Everything that needs memory. */
 static int make_space(struct kvmem_client *client, const struct kvmem_space_options *options,
-                      const struct kvmem_geometry *geometry, struct kvmem_space **out)
+                      struct kvi_backend *backend, const struct kvmem_geometry *geometry,
+                      struct kvmem_space **out)
 {
     struct kvmem_space *space = array(client, sizeof(*space));
     int code;
@@ -208,7 +218,7 @@ static int make_space(struct kvmem_client *client, const struct kvmem_space_opti
     if (!space)
         return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for a space");
     space->client = client;
-    space->backend = client->backend;
+    space->backend = backend;
     space->geometry = *geometry;
     space->scratch = KVMEM_BLOCK_NONE;
     space->first_free_seq = UINT32_MAX;
@@ -231,21 +241,20 @@ static int make_space(struct kvmem_client *client, const struct kvmem_space_opti
     return 0;
 }
 
-static void build_open(struct kvmem_space *space)
+static void build_open(struct kvmem_client *client, const struct kvmem_space_options *options)
 {
-    struct kvi_msg_space_open *message = kvi_client_begin(space->client, KVI_OP_SPACE_OPEN);
-    const struct kvmem_space_options *options = &space->options;
+    struct kvi_msg_space_open *message = kvi_client_begin(client, KVI_OP_SPACE_OPEN);
     struct kvi_rec_group *rows = kvi_wire_tail(message, 0);
 
-    memcpy(message->name, space->name, sizeof(message->name));
-    memcpy(message->domain, space->domain, sizeof(message->domain));
+    strncpy(message->name, options->name, sizeof(message->name) - 1);
+    strncpy(message->domain, domain_of(options), sizeof(message->domain) - 1);
     memcpy(message->fingerprint, options->fingerprint, sizeof(message->fingerprint));
     message->quota_bytes = options->quota_bytes;
-    message->layout = options->layout;
+    message->layout = layout_of(options);
     message->block_tokens = options->block_tokens;
     message->shard_count = options->shard_count;
     message->shard_index = options->shard_index;
-    message->flags = options->flags;
+    message->flags = options->flags | options->device << DEVICE_SHIFT;
     message->group_count = options->group_count;
     for (uint32_t i = 0; i < options->group_count; i++) {
         const struct kvmem_group_options *group = &options->groups[i];
@@ -261,21 +270,6 @@ static void build_open(struct kvmem_space *space)
         rows[i].scale_dtype = group->scale_dtype;
         rows[i].window_tokens = group->window_tokens;
     }
-}
-
-/* What the daemon planned must be what we planned: addresses follow from it. */
-static int check_opened(const struct kvmem_space *space, const struct kvi_msg_space_opened *reply)
-{
-    const struct kvmem_geometry *plan = &space->geometry;
-
-    if (reply->blocks_per_segment != plan->blocks_per_segment ||
-        reply->segment_bytes != plan->segment_bytes ||
-        reply->index_stride_bytes != plan->index_stride_bytes ||
-        reply->segment_limit != plan->segment_limit)
-        return kvi_client_protocol(space->client, "space_opened has another geometry");
-    if (kvi_client_space(space->client, reply->space))
-        return kvi_client_protocol(space->client, "space_opened has an id that is in use");
-    return 0;
 }
 
 static int place_for(const struct kvmem_client *client, const char *name, const char *domain)
@@ -296,15 +290,16 @@ static int place_for(const struct kvmem_client *client, const char *name, const 
     return place;
 }
 
-static int plan_of(const struct kvmem_client *client, const struct kvmem_space_options *options,
-                   struct kvmem_geometry *plan)
+static int plan_of(const struct kvmem_client *client, uint32_t device,
+                   const struct kvmem_space_options *options, struct kvmem_geometry *plan)
 {
+    const struct kvi_rec_device_info *info = &client->devices.list[device].info;
     struct kvi_geometry_input input = {.layout = options->layout,
                                        .flags = options->flags,
                                        .block_tokens = options->block_tokens,
                                        .group = &options->groups[0],
-                                       .device_bytes = client->welcome.device_bytes,
-                                       .granule_bytes = client->welcome.granule_bytes};
+                                       .device_bytes = info->device_bytes,
+                                       .granule_bytes = info->granule_bytes};
     int code = kvi_geometry_plan(&input, plan);
 
     if (code)
@@ -317,62 +312,123 @@ static int plan_of(const struct kvmem_client *client, const struct kvmem_space_o
     return 0;
 }
 
+/* What can be refused without asking the daemon. */
+static int check_open(const struct kvmem_client *client, const struct kvmem_space_options *options)
+{
+    struct kvmem_geometry plan;
+
+    if (options->device > client->devices.count)
+        return kvi_error_set(KVMEM_E_INVALID, "device: %" PRIu32 " is outside 0..%" PRIu32,
+                             options->device, client->devices.count);
+    if (!options->device && !kvi_devices_are_alike(client))
+        return 0; /* where it will lie decides */
+    return plan_of(client, options->device ? options->device - 1 : 0, options, &plan);
+}
+
+/* What the daemon planned must be what we plan: addresses follow from it. */
+static int check_opened(struct kvmem_client *client, const struct kvi_msg_space_opened *reply,
+                        const struct kvmem_space_options *options, struct kvmem_geometry *plan)
+{
+    int code;
+
+    if (kvi_client_space(client, reply->space))
+        return kvi_client_protocol(client, "space_opened has an id that is in use");
+    if (reply->device >= client->devices.count ||
+        (options->device && reply->device != options->device - 1))
+        return kvi_client_protocol(client, "space_opened has another device");
+    code = plan_of(client, reply->device, options, plan);
+    if (code)
+        return code;
+    if (reply->blocks_per_segment != plan->blocks_per_segment ||
+        reply->segment_bytes != plan->segment_bytes ||
+        reply->index_stride_bytes != plan->index_stride_bytes ||
+        reply->segment_limit != plan->segment_limit)
+        return kvi_client_protocol(client, "space_opened has another geometry");
+    return 0;
+}
+
+static void say_close(struct kvmem_client *client, uint32_t id)
+{
+    struct kvi_msg_space_close *message = kvi_client_begin(client, KVI_OP_SPACE_CLOSE);
+    const void *reply;
+
+    message->space = id;
+    (void)kvi_client_call(client, KVI_OP_DONE, &reply);
+}
+
+static uint64_t range_bytes(const struct kvmem_geometry *geometry)
+{
+    return (uint64_t)geometry->segment_limit * geometry->segment_bytes;
+}
+
+/* The space as the daemon has opened it: records, a backend of its device, addresses. */
+static int take_opened(struct kvmem_client *client, const struct kvi_msg_space_opened *opened,
+                       const struct kvmem_space_options *options, struct kvmem_space **out)
+{
+    struct kvi_backend *backend = NULL;
+    struct kvmem_space *space = NULL;
+    struct kvmem_geometry plan;
+    int code = check_opened(client, opened, options, &plan);
+
+    if (!code)
+        code = kvi_devices_backend(client, opened->device, &backend);
+    if (!code)
+        code = make_space(client, options, backend, &plan, &space);
+    if (code)
+        return code;
+    code = kvi_backend_reserve(backend, range_bytes(&plan), 0, &space->base);
+    if (code) {
+        free_arrays(space);
+        return code;
+    }
+    space->id = opened->space;
+    space->obtainable = opened->obtainable_blocks;
+    *out = space;
+    return 0;
+}
+
+/* The daemon has it open and we cannot: it is closed again. Returns `code` with its detail. */
+static int take_back(struct kvmem_client *client, uint32_t id, int code)
+{
+    struct kvmem_error_detail detail = *kvmem_error_detail();
+
+    if (client->is_lost)
+        return code;
+    say_close(client, id);
+    return kvi_error_restore(&detail);
+}
+
 int kvi_space_open(struct kvmem_client *client, const struct kvmem_space_options *options,
                    struct kvmem_space **out)
 {
     int place = place_for(client, options->name, options->domain);
-    const struct kvi_msg_space_opened *opened;
-    struct kvmem_geometry plan;
+    struct kvi_msg_space_opened opened;
     struct kvmem_space *space = NULL;
     const void *reply;
     int code;
 
     if (place < 0)
         return place;
-    code = plan_of(client, options, &plan);
-    if (!code)
-        code = make_space(client, options, &plan, &space);
+    code = check_open(client, options);
     if (code)
         return code;
-    code = kvi_backend_reserve(space->backend, (uint64_t)plan.segment_limit * plan.segment_bytes, 0,
-                               &space->base);
-    if (code)
-        goto no_range;
-    build_open(space);
+    build_open(client, options);
     code = kvi_client_call(client, KVI_OP_SPACE_OPENED, &reply);
-    opened = reply;
-    if (!code)
-        code = check_opened(space, opened);
     if (code)
-        goto not_opened;
-    space->id = opened->space;
-    space->obtainable = opened->obtainable_blocks;
+        return code;
+    opened = *(const struct kvi_msg_space_opened *)reply;
+    code = take_opened(client, &opened, options, &space);
+    if (code)
+        return take_back(client, opened.space, code);
     space->place = (uint32_t)place;
     client->spaces[place] = space;
     if (client->space_high <= space->place)
         client->space_high = space->place + 1;
     *out = space;
     return 0;
-
-not_opened:
-    kvi_backend_unreserve(space->backend, space->base,
-                          (uint64_t)plan.segment_limit * plan.segment_bytes);
-no_range:
-    free_arrays(space);
-    return code;
 }
 
 /* ---- closing ---- */
-
-static void say_close(struct kvmem_space *space)
-{
-    struct kvmem_client *client = space->client;
-    struct kvi_msg_space_close *message = kvi_client_begin(client, KVI_OP_SPACE_CLOSE);
-    const void *reply;
-
-    message->space = space->id;
-    (void)kvi_client_call(client, KVI_OP_DONE, &reply);
-}
 
 /* What it shows in the status page, no more. */
 static void hide(struct kvmem_space *space)
@@ -409,10 +465,8 @@ void kvi_space_close(struct kvmem_space *space, int64_t deadline_ns)
     kvi_outbox_forget(&client->outbox, space->place);
     if (is_quiet) {
         if (!client->is_lost)
-            say_close(space);
-        kvi_backend_unreserve(kvi_space_backend(space), space->base,
-                              (uint64_t)space->geometry.segment_limit *
-                                  space->geometry.segment_bytes);
+            say_close(client, space->id);
+        kvi_backend_unreserve(space->backend, space->base, range_bytes(&space->geometry));
         hide(space);
     }
     free_arrays(space);

@@ -200,8 +200,11 @@ void kvt_daemon_end(struct kvt_daemon *daemon)
 void kvt_daemon_start_observed(struct kvt_daemon *daemon, const char *device_bytes,
                                const char *granule_bytes)
 {
+    const char *device = getenv("KVT_DEVICE");
     const char *const options[] = {
-        "--device", "host", "--device-bytes", device_bytes, "--granule-bytes", granule_bytes, NULL};
+        "--device",   device ? device : "host",          "--device-bytes",
+        device_bytes, device ? NULL : "--granule-bytes", granule_bytes,
+        NULL};
 
     if (daemon->directory[0] == '\0')
         kvt_daemon_prepare(daemon);

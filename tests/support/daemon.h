@@ -58,7 +58,8 @@ void kvt_daemon_end(struct kvt_daemon *daemon);
 
 /* ---- with an observer ---- */
 
-/* Start on the host device with a pool of that size, and connect an observer. Prepares when that
+/* Start on the host device with a pool of that size, and connect an observer. $KVT_DEVICE names
+ * another device, whose granule is what it is (tests/scripts/test_ipc_cuda.sh). Prepares when that
  * has not been done, so that it starts the next one after a kill as well. */
 void kvt_daemon_start_observed(struct kvt_daemon *daemon, const char *device_bytes,
                                const char *granule_bytes);

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -43,6 +44,7 @@ int kvt_engine_open(struct kvt_engine *engine, const struct kvt_engine_options *
     struct kvmem_connect_options connect = {.size = sizeof(connect),
                                             .socket_path = options->socket_path,
                                             .name = options->name,
+                                            .flags = getenv("KVT_HELPER") ? KVMEM_CLIENT_HELPER : 0,
                                             .timeout_ns = options->timeout_ns};
     struct kvmem_space_options space = space_options(options);
     struct kvmem_client_info info = {.size = sizeof(info)};

@@ -83,7 +83,7 @@ static void push_welcome(struct kvt_script *script, const struct kvi_header *req
     welcome.version = script->welcome_version;
     welcome.version_min = 1;
     welcome.client = 3;
-    welcome.device_count = 1;
+    welcome.device_count = script->welcome_devices;
     welcome.device_bytes = script->device_bytes;
     welcome.granule_bytes = script->granule_bytes;
     welcome.status_bytes = 65536;
@@ -120,6 +120,7 @@ static void push_opened(struct kvt_script *script, const struct kvi_msg_space_op
     opened.segment_bytes = plan.segment_bytes;
     opened.index_stride_bytes = plan.index_stride_bytes;
     opened.segment_limit = plan.segment_limit;
+    opened.device = request->flags >> 8 ? (request->flags >> 8) - 1 : script->opens_on;
     kvt_script_push(script, &opened, NULL, 0);
 }
 
@@ -340,6 +341,7 @@ struct kvt_script *kvt_script_create(uint64_t device_bytes, uint64_t granule_byt
     script->granule_bytes = granule_bytes;
     script->welcome_version = KVI_PROTOCOL_VERSION;
     script->welcome_device = "host";
+    script->welcome_devices = 1;
     must(!kvi_backend_host_create(&options, &script->backend), "backend");
     return script;
 }

@@ -58,6 +58,8 @@ struct kvt_script {
     int receive_code; /* what receive returns when nothing is there */
     uint32_t welcome_version;
     const char *welcome_device;
+    uint32_t welcome_devices; /* how many there are */
+    uint32_t opens_on;        /* device of a space that names none */
     bool is_closed;
     uint32_t last_fds_received;
     struct kvt_script_timeline *timelines;

@@ -279,6 +279,7 @@ int fake_device_uuid(struct kvi_cu_uuid *out, kvi_cu_device device)
 
     if (result != 0)
         return result;
+    memset(out, 0, sizeof(*out));
     snprintf((char *)out->bytes, sizeof(out->bytes), "fake gpu no. %d", device);
     fake_leave();
     return 0;
