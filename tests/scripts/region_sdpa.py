@@ -141,8 +141,9 @@ def embed(library, device):
     options = sized(EmbedOptions, device=device.encode(), device_bytes=DEVICE_BYTES, flags=HELPER,
                     granule_bytes=GRANULE if device == "host" else 0)
     code = library.so.kvmem_client_embed(byref(options), byref(client))
-    if code < 0:
+    if code < 0 and library.so.kvmem_error_name(code) == b"NOT_SUPPORTED":
         skip("no %s here: %s" % (device, library.refusal(code)))
+    check(code == 0, "kvmem_client_embed:", library.refusal(code))
     options = sized(SpaceOptions, layout=TOKEN_MAJOR, flags=REGIONS, name=b"sdpa",
                     block_tokens=BLOCK_TOKENS, group_count=1, shard_count=1)
     options.groups[0] = GroupOptions(LAYERS, HEADS, DIM, DIM, BF16, BF16)
