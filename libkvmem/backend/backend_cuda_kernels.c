@@ -21,9 +21,8 @@
 #include "util/error.h"
 
 #define PIECE_MIN     4096u
-#define PIECE_MAX     32768u
+#define PIECE_MAX     16384u
 #define PIECES_PER_SM 8u /* so many at least, if the blocks can be cut so far */
-#define GROUPS_PER_SM 8u /* thread blocks that an SM holds, of KVI_KERNEL_THREADS */
 
 /* ---- loading, under cuda->lock, entered ---- */
 
@@ -162,17 +161,15 @@ static void pieces_choose(const struct kvi_backend_cuda *cuda, struct kvi_kernel
     list->pieces = (uint32_t)((list->bytes + piece_bytes - 1) / piece_bytes);
 }
 
+/* A thread block a piece: as many as an SM holds, each with several, lose 3 % to the last ones. */
 static int blocks_launch(struct kvi_backend_cuda *cuda, struct kvi_kernel_blocks *list, bool zero,
                          kvi_cu_stream stream)
 {
     void *parameters[] = {list};
-    uint32_t groups_max = (uint32_t)cuda->kernels.sm_count * GROUPS_PER_SM;
-    uint32_t groups;
 
     pieces_choose(cuda, list);
-    groups = list->pieces * list->count;
-    return launch(cuda, zero ? cuda->kernels.zero : cuda->kernels.copy,
-                  groups < groups_max ? groups : groups_max, stream, parameters, "blocks");
+    return launch(cuda, zero ? cuda->kernels.zero : cuda->kernels.copy, list->pieces * list->count,
+                  stream, parameters, "blocks");
 }
 
 int kvi_backend_cuda_kernels_blocks(struct kvi_backend_cuda *cuda,

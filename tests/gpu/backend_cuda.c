@@ -243,6 +243,7 @@ static void case_lists_are_captured_in_a_graph(struct kvt_backend *t)
     if (graph_calls_get(&calls)) {
         KVT_CHECK(t, driver->context_retain(&context, (int)kvt_cuda.device_index) == 0);
         stream = stream_new(t, context);
+        KVT_CHECK(t, driver->context_push(context) == 0); /* graphs want one */
         KVT_CHECK(t, calls.begin(stream, THREAD_LOCAL) == 0);
         KVT_OK(t, kvi_backend_blocks(t->device, &copy, (uintptr_t)stream));
         KVT_OK(t, kvi_backend_blocks(t->device, &zero, (uintptr_t)stream));
@@ -250,6 +251,7 @@ static void case_lists_are_captured_in_a_graph(struct kvt_backend *t)
         KVT_CHECK(t, calls.instantiate(&executable, graph, 0) == 0);
         graph_launches_check(t, &calls, executable, stream, base);
         KVT_CHECK(t, calls.drop_executable(executable) == 0 && calls.drop(graph) == 0);
+        KVT_CHECK(t, driver->context_pop(&context) == 0);
         stream_drop(stream);
         KVT_CHECK(t, driver->context_release((int)kvt_cuda.device_index) == 0);
     } else {
