@@ -39,7 +39,9 @@ TESTS_FAKE_GPU  := $(patsubst tests/gpu/%,tests/fake_gpu/%,$(WITH_KERNELS))
 TESTS_PLAIN     := $(call tests_in,tsan examples) $(TESTS_GPU) $(TESTS_FAKE_GPU)
 TESTS_SCRIPT    := $(wildcard $(foreach s,sh py,tests/scripts/*.$s tests/abi/*.$s))
 ifeq ($(MODE),asan)
-TESTS_SCRIPT    := $(filter-out tests/abi/% tests/scripts/runner.sh,$(TESTS_SCRIPT))
+# test_ipc_cuda.sh picks cases, for which Criterion leaks 48 bytes.
+TESTS_SCRIPT    := $(filter-out tests/abi/% tests/scripts/runner.sh tests/scripts/test_ipc_cuda.sh,\
+                     $(TESTS_SCRIPT))
 endif
 ifeq ($(MODE),tsan)
 TESTS_CRITERION :=

@@ -13,10 +13,15 @@
 #include "support/fake_cuda/fake_internal.h"
 
 #define FATBIN_MAGIC 0xba55ed50u
+#define MODULES_MAX  256
 
 struct fake_module {
+    bool is_loaded;
     int device;
 };
+
+/* One whose unloading was made to fail stays: the driver, too, drops it with its context only. */
+static struct fake_module modules[MODULES_MAX];
 
 enum {
     FUNCTION_COPY,
@@ -54,9 +59,12 @@ int fake_module_load(kvi_cu_module *out, const void *image, unsigned option_coun
     if (magic != FATBIN_MAGIC || option_count != 0 || fake_current_device() < 0) {
         result = fake_misused("cuModuleLoadDataEx", KVI_CU_INVALID_VALUE);
     } else {
-        one = calloc(1, sizeof(*one));
-        if (one == NULL)
+        one = modules;
+        while (one < modules + MODULES_MAX && one->is_loaded)
+            one++;
+        if (one == modules + MODULES_MAX)
             abort();
+        one->is_loaded = true;
         one->device = fake_current_device();
         fake_cuda_control.modules++;
         *out = one;
@@ -74,7 +82,7 @@ int fake_module_unload(kvi_cu_module module)
     if (module == NULL || fake_current_device() != ((struct fake_module *)module)->device) {
         result = fake_misused("cuModuleUnload", KVI_CU_INVALID_CONTEXT);
     } else {
-        free(module);
+        ((struct fake_module *)module)->is_loaded = false;
         fake_cuda_control.modules--;
     }
     fake_leave();
