@@ -114,8 +114,8 @@ Test(daemon_options, devices)
         "cuda:0,cuda:0",
         "cuda:1,cuda:0,cuda:01",
         "cuda:18446744073709551616",
-        "cuda:0,cuda:1,cuda:2,cuda:3,cuda:4,cuda:5,cuda:6,cuda:7,cuda:8,cuda:9,cuda:10,cuda:11,"
-        "cuda:12,cuda:13,cuda:14,cuda:15,cuda:16"};
+        ("cuda:0,cuda:1,cuda:2,cuda:3,cuda:4,cuda:5,cuda:6,cuda:7,cuda:8,cuda:9,cuda:10,cuda:11,"
+         "cuda:12,cuda:13,cuda:14,cuda:15,cuda:16")};
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         is_refused("--device", bad[i], "host or a list of 1 to 16 different GPUs");
