@@ -53,7 +53,8 @@ enum kvi_backend_kind {
 enum kvi_backend_flag {
     /* The creator's release returns the bytes even while other processes have them mapped. */
     KVI_BACKEND_RECLAIMS_MAPPED = 1u << 0,
-    /* set_access can turn a read-only mapping into a read-write one, and back, in place. */
+    /* set_access can turn a read-only mapping into a read-write one, and back, in place. On CUDA a
+     * kernel that reads that very mapping meanwhile faults (HACKING, "Open on the GPU"). */
     KVI_BACKEND_CAN_UPGRADE = 1u << 1,
     /* The CPU can load from and store to mapped addresses: kvi_backend_pointer() works. */
     KVI_BACKEND_CPU_VISIBLE = 1u << 2,
