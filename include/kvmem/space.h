@@ -110,9 +110,13 @@ KVMEM_API void kvmem_space_close(struct kvmem_space *space);
 KVMEM_API int kvmem_space_geometry(const struct kvmem_space *space, uint32_t group,
                                    struct kvmem_geometry *out);
 
-/* Address of block 0 of the group's index range in this process; NULL for a wrong group or
- * shard. Blocks not held by the caller are not mapped. */
+/* Address of block 0 of the group's index range in this process, where blocks are read; NULL for a
+ * wrong group or shard. Blocks not held by the caller are not mapped. */
 KVMEM_API void *kvmem_space_base(const struct kvmem_space *space, uint32_t group, uint32_t shard);
+
+/* The same where own blocks are written: the writing kernels' base. */
+KVMEM_API void *kvmem_space_write_base(const struct kvmem_space *space, uint32_t group,
+                                       uint32_t shard);
 
 /* Index of the client's scratch block: writable, never in a sequence, for padded rows. Takes a
  * block at first use. An index, or OUT_OF_BLOCKS, REFILL_PENDING. */

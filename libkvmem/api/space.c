@@ -51,6 +51,13 @@ void *kvmem_space_base(const struct kvmem_space *space, uint32_t group, uint32_t
     return kvi_backend_pointer(space->base);
 }
 
+void *kvmem_space_write_base(const struct kvmem_space *space, uint32_t group, uint32_t shard)
+{
+    if (!space || group >= space->options.group_count || shard >= space->options.shard_count)
+        return NULL;
+    return kvi_backend_pointer(space->write_base);
+}
+
 int32_t kvmem_space_scratch(struct kvmem_space *space, uint32_t group)
 {
     int code;

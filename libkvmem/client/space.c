@@ -381,6 +381,7 @@ static int take_opened(struct kvmem_client *client, const struct kvi_msg_space_o
         free_arrays(space);
         return code;
     }
+    space->write_base = space->base;
     space->id = opened->space;
     space->obtainable = opened->obtainable_blocks;
     *out = space;

@@ -68,8 +68,9 @@ struct kvmem_space {
     struct kvi_backend *backend; /* of the device that it lies on */
     uint32_t id;                 /* as the daemon calls it */
     uint32_t place;              /* in client->spaces */
-    uint64_t base;
-    uint32_t mapped_first; /* list of mapped segments */
+    uint64_t base;               /* read addresses */
+    uint64_t write_base;         /* write addresses */
+    uint32_t mapped_first;       /* list of mapped segments */
     uint64_t mapped_segments;
     struct kvmem_geometry geometry;
     struct kvmem_space_options options; /* name and domain point to the copies below */
@@ -129,7 +130,7 @@ int32_t kvi_space_scratch(struct kvmem_space *space);
 /* Verify the equations (check.c). */
 int kvi_space_check(const struct kvmem_space *space);
 
-/* Address of a block in this process. */
+/* Where a block is read in this process. */
 static inline uint64_t kvi_space_address(const struct kvmem_space *space, uint32_t block)
 {
     return space->base + (uint64_t)block * space->geometry.index_stride_bytes;
