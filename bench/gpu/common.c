@@ -41,8 +41,10 @@ double kvb_gpu_memory_calls(const struct kvt_gpu_engine *engine)
 
 void kvb_gpu_fill(void *memory, uint64_t bytes, void *stream)
 {
-    struct kvt_gpu_shape shape = {
-        .base = memory, .stride_bytes = PIECE_BYTES, .block_bytes = PIECE_BYTES};
+    struct kvt_gpu_shape shape = {.base = memory,
+                                  .write_base = memory,
+                                  .stride_bytes = PIECE_BYTES,
+                                  .block_bytes = PIECE_BYTES};
 
     for (int32_t i = 0; i < (int32_t)(bytes / PIECE_BYTES); i++) {
         struct kvt_gpu_part part = {

@@ -6,10 +6,10 @@
 
 #include <stdio.h>
 
-int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shape, void *base,
-                         const struct kvmem_device_info *info)
+int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shape,
+                         struct kvb_bases bases, const struct kvmem_device_info *info)
 {
-    *device = (struct kvb_device){.shape = shape, .base = base};
+    *device = (struct kvb_device){.shape = shape, .base = bases.read, .write_base = bases.write};
     snprintf(device->error, sizeof(device->error),
              "%s: this kvmem-replay was built without nvcc and has no kernels; build it where nvcc "
              "is installed, or replay with --dry",

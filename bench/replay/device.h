@@ -67,19 +67,27 @@ struct kvb_device_ops {
 struct kvb_device {
     const struct kvb_device_ops *ops; /* NULL: not opened */
     const struct kvb_shape *shape;
-    char *base;   /* of block 0 */
-    void *stream; /* CUstream; NULL on the host */
-    void *own;    /* the implementation's */
+    const char *base; /* of block 0, where it is read, */
+    char *write_base; /* and where it is written */
+    void *stream;     /* CUstream; NULL on the host */
+    void *own;        /* the implementation's */
     char error[256];
 };
 
 #define KVB_WRITE_TOKENS 16384u
 
-/* Open for blocks at `base`, where *shape says; it must stay. CUDA: the GPU of `info`; 0, or −1 and
+/* Where block 0 is read and where it is written; the two may be the same. */
+struct kvb_bases {
+    const void *read;
+    void *write;
+};
+
+/* Open for blocks there, as *shape says; it must stay. CUDA: the GPU of `info`; 0, or −1 and
  * device->error. */
-void kvb_device_open_host(struct kvb_device *device, const struct kvb_shape *shape, void *base);
-int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shape, void *base,
-                         const struct kvmem_device_info *info);
+void kvb_device_open_host(struct kvb_device *device, const struct kvb_shape *shape,
+                          struct kvb_bases bases);
+int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shape,
+                         struct kvb_bases bases, const struct kvmem_device_info *info);
 void kvb_device_close(struct kvb_device *device);
 
 /* kvb_vector() as compiled with the kernels, for the host; −1: there are none in this build. */

@@ -97,7 +97,7 @@ static void cuda_write(struct kvb_device *device, const struct kvb_span *spans, 
         tokens += add_places(device, &spans[i], places + tokens);
     if (tokens > 0 && send(device, tokens))
         works(device, "writing K and V",
-              kvb_kernel_write(device->shape, device->base, own->places, tokens, own->stream));
+              kvb_kernel_write(device->shape, device->write_base, own->places, tokens, own->stream));
 }
 
 /* Compare a span of at most KVB_WRITE_TOKENS tokens. */
@@ -347,8 +347,8 @@ static bool keep_scratch(struct kvb_device *device)
                  cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all));
 }
 
-int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shape, void *base,
-                         const struct kvmem_device_info *info)
+int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shape,
+                         struct kvb_bases bases, const struct kvmem_device_info *info)
 {
     struct own *own = (struct own *)calloc(1, sizeof(*own));
 
@@ -359,7 +359,8 @@ int kvb_device_open_cuda(struct kvb_device *device, const struct kvb_shape *shap
     }
     snprintf(own->name, sizeof(own->name), "%s", info->name);
     device->shape = shape;
-    device->base = (char *)base;
+    device->base = (const char *)bases.read;
+    device->write_base = (char *)bases.write;
     device->own = own;
     if (!select_gpu(device, info->uuid) ||
         !works(device, "cudaStreamCreate",

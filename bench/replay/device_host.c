@@ -13,8 +13,8 @@
 static void host_write(struct kvb_device *device, const struct kvb_span *spans, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        kvb_write(device->shape, device->base, spans[i].table, spans[i].history, spans[i].first,
-                  spans[i].end);
+        kvb_write(device->shape, device->write_base, spans[i].table, spans[i].history,
+                  spans[i].first, spans[i].end);
 }
 
 static uint64_t host_count_wrong(struct kvb_device *device, const struct kvb_view *view,
@@ -82,9 +82,11 @@ static const struct kvb_device_ops HOST_OPS = {
     .close = host_nothing,
 };
 
-void kvb_device_open_host(struct kvb_device *device, const struct kvb_shape *shape, void *base)
+void kvb_device_open_host(struct kvb_device *device, const struct kvb_shape *shape,
+                          struct kvb_bases bases)
 {
-    *device = (struct kvb_device){.ops = &HOST_OPS, .shape = shape, .base = base};
+    *device = (struct kvb_device){
+        .ops = &HOST_OPS, .shape = shape, .base = bases.read, .write_base = bases.write};
 }
 
 void kvb_device_close(struct kvb_device *device)

@@ -88,12 +88,13 @@ static int open_on_device(struct kvb_engine *engine, struct kvmem_space_options 
 /* A dry run touches no block, and needs no kernels. */
 static int open_device(struct kvb_engine *engine, const struct kvmem_device_info *info)
 {
-    void *base = kvmem_space_base(engine->space, 0, 0);
+    struct kvb_bases bases = {kvmem_space_base(engine->space, 0, 0),
+                              kvmem_space_write_base(engine->space, 0, 0)};
 
     engine->device_bytes = info->device_bytes;
     if (info->kind != KIND_CUDA || engine->options->is_dry)
-        kvb_device_open_host(&engine->device, &engine->shape, base);
-    else if (kvb_device_open_cuda(&engine->device, &engine->shape, base, info) != 0) {
+        kvb_device_open_host(&engine->device, &engine->shape, bases);
+    else if (kvb_device_open_cuda(&engine->device, &engine->shape, bases, info) != 0) {
         snprintf(engine->error, sizeof(engine->error), "%s", engine->device.error);
         return -1;
     }

@@ -37,7 +37,7 @@ struct world {
 static void write_tokens(const struct world *w, struct kvmem_seq seq, uint32_t first, uint32_t end)
 {
     for (uint32_t t = first; t < end; t++)
-        memset(kvt_region_block_token(w->space, seq, t), (int)(t + 1), TOKEN_BYTES);
+        memset(kvt_region_block_write(w->space, seq, t), (int)(t + 1), TOKEN_BYTES);
 }
 
 static int open_region(struct world *w, struct kvmem_seq seq, struct kvmem_region **region)

@@ -294,7 +294,8 @@ static uint64_t bytes_not_zero(struct kvt_gpu_engine *engine, int32_t block)
     uint64_t bytes = engine->geometry.block_bytes, count = 0;
     char *host = kvt_gpu_host_alloc(bytes);
 
-    kvt_gpu_copy(host, (char *)engine->shape.base + (uint64_t)block * engine->shape.stride_bytes,
+    kvt_gpu_copy(host,
+                 (const char *)engine->shape.base + (uint64_t)block * engine->shape.stride_bytes,
                  bytes, engine->stream);
     kvt_gpu_sync(engine->stream);
     for (uint64_t i = 0; i < bytes; i++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What one process does wrong reaches no other: a kernel that writes into a block of somebody else
- * faults in its own process alone, a client whose context is gone gets errors and closes cleanly,
- * and what cannot be is refused by name.
+ * What one process does wrong reaches no other: a kernel that writes into a block of somebody else,
+ * or into one's own where it is read, faults in its own process alone; a client whose context is
+ * gone gets errors and closes cleanly; and what cannot be is refused by name.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,22 +32,29 @@ static void open_second(struct kvt_gpu_engine *engine, char **arguments, int32_t
                 "the shared blocks are not what their owner wrote");
 }
 
+/* Where a block is read. */
 static char *address_of(const struct kvt_gpu_engine *engine, int32_t block)
 {
     return (char *)engine->shape.base + (uint64_t)block * engine->shape.stride_bytes;
 }
 
-/* One store into a shared block, by "first", "last" word, or all over all of them. */
-static int offend(struct kvt_gpu_engine *engine, const char *how, const int32_t *blocks)
+/* A store where a block is read: "first", "last" word of a shared one, of one's "own", or all over
+ * all shared ones; or "alias", where shared ones would be written if they were one's own. */
+static int offend(struct kvt_gpu_engine *engine, const char *how, const int32_t *blocks,
+                  int32_t own)
 {
-    struct kvt_gpu_part all = {
-        .shape = &engine->shape, .blocks = blocks, .count = BLOCKS, .seed = 99};
+    struct kvt_gpu_shape shape = engine->shape;
+    struct kvt_gpu_part all = {.shape = &shape, .blocks = blocks, .count = BLOCKS, .seed = 99};
 
+    if (strcmp(how, "alias") != 0)
+        shape.write_base = (void *)shape.base;
     if (strcmp(how, "first") == 0)
         kvt_gpu_poke(address_of(engine, blocks[0]), 1, engine->stream);
     else if (strcmp(how, "last") == 0)
         kvt_gpu_poke(address_of(engine, blocks[BLOCKS - 1]) + engine->shape.block_bytes - 8, 1,
                      engine->stream);
+    else if (strcmp(how, "own") == 0)
+        kvt_gpu_poke(address_of(engine, own), 1, engine->stream);
     else
         kvt_gpu_fill(&all, engine->stream);
     return kvt_gpu_try_sync(engine->stream);
@@ -65,7 +72,8 @@ static int role_stray(char **arguments)
     KVT_REQUIRE(kvt_gpu_prefix_wrong(&engine, 2 + (uint64_t)getpid(),
                                      kvt_gpu_table(&engine, own, 4), 4) == 0,
                 "own blocks");
-    kvt_role_say("stored result=%d", offend(&engine, arguments[2], blocks));
+    kvt_role_say("stored result=%d",
+                 offend(&engine, arguments[2], blocks, kvt_gpu_table(&engine, own, 4)[0]));
     (void)getchar();
     _exit(0); /* its context is gone: nothing here can be closed but by the kernel */
 }
@@ -122,7 +130,7 @@ static int role_dead(char **arguments)
     kvt_gpu_must(kvt_gpu_reserve(&engine, 4, KVT_ANSWER_LIMIT), "space_reserve");
     kvt_gpu_must(kvmem_seq_append(engine.space, own, 8, kvmem_fence_none()), "seq_append");
     kvt_gpu_must(kvmem_seq_commit(engine.space, own, 8), "seq_commit");
-    result = offend(&engine, "first", blocks);
+    result = offend(&engine, "first", blocks, KVMEM_BLOCK_NONE);
     KVT_REQUIRE(result == KVT_GPU_ILLEGAL_ADDRESS, "the store gave %s",
                 kvt_gpu_result_name(result));
     ask_everything(&engine, own);
@@ -179,13 +187,13 @@ static void end(struct scene *scene)
 
 static void case_stray_write(void)
 {
-    static const char *const ways[] = {"first", "last", "all"};
+    static const char *const ways[] = {"first", "last", "all", "own", "alias"};
     static struct scene scene;
 
     if (kvt_gpu_is_fake())
         kvt_case_skip("a stray write ends the process on the fake GPU");
     begin(&scene, "stray_write");
-    for (uint64_t i = 0; i < 3; i++) {
+    for (uint64_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
         struct kvt_process other;
         const char *answer;
 

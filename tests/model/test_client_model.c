@@ -67,7 +67,8 @@ struct model {
     struct kvmem_client *client;
     struct kvmem_space *space;
     struct kvmem_geometry geometry;
-    char *base;
+    char *base;       /* where blocks are read, */
+    char *write_base; /* and written */
     uint64_t random;
     uint64_t digest;
     uint64_t operations;
@@ -125,10 +126,10 @@ static uint32_t blocks_for(uint32_t tokens)
 
 /* ---- bytes ---- */
 
-static uint32_t *tag_at(const struct model *m, int32_t block, uint32_t position, bool v)
+static uint32_t *tag_at(const struct model *m, char *base, int32_t block, uint32_t position, bool v)
 {
     const struct kvmem_geometry *g = &m->geometry;
-    char *at = m->base + (uint64_t)block * g->index_stride_bytes;
+    char *at = base + (uint64_t)block * g->index_stride_bytes;
 
     at += v ? g->v_offset_bytes + position * g->v_token_stride_bytes
             : position * g->k_token_stride_bytes;
@@ -138,16 +139,18 @@ static uint32_t *tag_at(const struct model *m, int32_t block, uint32_t position,
 static void write_tags(struct model *m, const struct twin_seq *s, uint32_t from)
 {
     for (uint32_t t = from; t < s->appended; t++) {
-        *tag_at(m, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, false) = s->tags[t];
-        *tag_at(m, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, true) = ~s->tags[t];
+        *tag_at(m, m->write_base, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, false) =
+            s->tags[t];
+        *tag_at(m, m->write_base, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, true) =
+            ~s->tags[t];
     }
 }
 
 static void verify_tags(const struct model *m, const struct twin_seq *s)
 {
     for (uint32_t t = 0; t < s->appended; t++) {
-        uint32_t k = *tag_at(m, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, false);
-        uint32_t v = *tag_at(m, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, true);
+        uint32_t k = *tag_at(m, m->base, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, false);
+        uint32_t v = *tag_at(m, m->base, s->blocks[t / BLOCK_TOKENS], t % BLOCK_TOKENS, true);
 
         cr_assert(k == s->tags[t] && v == ~s->tags[t],
                   "token %u of a sequence of %u in block %d: %08x %08x, expected %08x", t,
@@ -709,7 +712,8 @@ static void do_lookup(struct model *m)
         m->state[blocks[i]] = LEASED;
         m->refs[blocks[i]]++;
         for (uint32_t t = 0; t < BLOCK_TOKENS; t++)
-            cr_assert(*tag_at(m, blocks[i], t, false) == tags[(uint32_t)i * BLOCK_TOKENS + t]);
+            cr_assert(*tag_at(m, m->base, blocks[i], t, false) ==
+                      tags[(uint32_t)i * BLOCK_TOKENS + t]);
     }
     if (hits && m->live < SEQS && below(m, 4)) {
         cr_assert(kvmem_seq_create(m->space, &id) == 0);
@@ -892,6 +896,7 @@ static void begin(struct model *m, uint64_t device_bytes, uint64_t seed, uint32_
               kvmem_error_detail()->text);
     cr_assert(kvmem_space_geometry(m->space, 0, &m->geometry) == 0);
     m->base = kvmem_space_base(m->space, 0, 0);
+    m->write_base = kvmem_space_write_base(m->space, 0, 0);
     m->range = m->geometry.blocks_per_segment * m->geometry.segment_limit;
     m->refs = calloc(m->range, sizeof(*m->refs));
     m->state = calloc(m->range, 1);

@@ -48,7 +48,8 @@ struct twin {
 struct side {
     struct kvmem_client *client;
     struct kvmem_space *space;
-    char *base;
+    char *base;       /* where blocks are read, */
+    char *write_base; /* and written */
     struct twin seqs[SEQS];
 };
 
@@ -105,9 +106,9 @@ static char *in_view(const struct twin *t, uint32_t token)
     return (char *)info.base + token * info.token_stride_bytes;
 }
 
-static char *in_block(const struct side *s, const int32_t *table, uint32_t token)
+static char *in_block(char *base, const int32_t *table, uint32_t token)
 {
-    return s->base + (uint64_t)table[token / BLOCK_TOKENS] * BLOCK_TOKENS * TOKEN_BYTES +
+    return base + (uint64_t)table[token / BLOCK_TOKENS] * BLOCK_TOKENS * TOKEN_BYTES +
            token % BLOCK_TOKENS * TOKEN_BYTES;
 }
 
@@ -118,7 +119,7 @@ static void write_tokens(struct model *m, struct twin *t, uint32_t from)
 
     cr_assert(kvmem_table_view(m->s->space, 0, t->id, &table) >= 0);
     for (uint32_t i = from; i < t->appended; i++)
-        write_token(by_view ? in_view(t, i) : in_block(m->s, table, i), t->tags[i]);
+        write_token(by_view ? in_view(t, i) : in_block(m->s->write_base, table, i), t->tags[i]);
 }
 
 static void verify(struct model *m, const struct side *s, const struct twin *t)
@@ -128,7 +129,7 @@ static void verify(struct model *m, const struct side *s, const struct twin *t)
 
     cr_assert(kvmem_table_view(s->space, 0, t->id, &table) >= 0);
     for (uint32_t i = 0; i < t->appended; i++)
-        cr_assert(token_is(in_block(s, table, i), t->tags[i]), "token %u in its block", i);
+        cr_assert(token_is(in_block(s->base, table, i), t->tags[i]), "token %u in its block", i);
     m->verified++;
     if (!t->region)
         return;
@@ -488,6 +489,7 @@ static void begin(struct model *m, uint64_t quota_bytes, uint64_t seed)
         cr_assert_eq(kvmem_space_open(s->client, &options, &s->space), 0, "%s",
                      kvmem_error_detail()->text);
         s->base = kvmem_space_base(s->space, 0, 0);
+        s->write_base = kvmem_space_write_base(s->space, 0, 0);
     }
 }
 

@@ -113,6 +113,7 @@ class Library:
         self.so.kvmem_error_name.restype = c_char_p
         self.so.kvmem_error_detail.restype = POINTER(ErrorDetail)
         self.so.kvmem_space_base.restype = c_void_p
+        self.so.kvmem_space_write_base.restype = c_void_p
         self.so.kvmem_client_close.restype = None
 
     def refusal(self, code):
@@ -198,6 +199,7 @@ class Engine:
         self.geometry = sized(Geometry)
         library.space_geometry(self.space, c_uint32(0), byref(self.geometry))
         self.base = library.space_base(self.space, c_uint32(0), c_uint32(0))
+        self.write_base = library.space_write_base(self.space, c_uint32(0), c_uint32(0))
         check(self.geometry.block_bytes == BLOCK_TOKENS * TOKEN_BYTES, "block_bytes")
         library.space_reserve(self.space, c_uint64(48), c_int64(5_000_000_000))
 
@@ -239,8 +241,9 @@ class Engine:
         count = self.library.table_view(self.space, c_uint32(0), seq, byref(view))
         return [view[i] for i in range(count)]
 
-    def block(self, index):
-        return self.tensor(self.base + index * self.geometry.index_stride_bytes, BLOCK_TOKENS)
+    def block(self, index, base=None):
+        return self.tensor((base or self.base) + index * self.geometry.index_stride_bytes,
+                           BLOCK_TOKENS)
 
     def gather(self, seq, tokens):
         """A contiguous copy by way of the block table."""
@@ -260,7 +263,7 @@ class Engine:
             while at < first + tokens:
                 slot = at % BLOCK_TOKENS
                 count = min(BLOCK_TOKENS - slot, first + tokens - at)
-                block = self.block(table[at // BLOCK_TOKENS])
+                block = self.block(table[at // BLOCK_TOKENS], self.write_base)
                 block[slot:slot + count].copy_(new[at - first:at - first + count])
                 at += count
         self.library.seq_commit(self.space, seq, c_uint32(tokens))

@@ -65,6 +65,7 @@ int kvt_engine_open(struct kvt_engine *engine, const struct kvt_engine_options *
     kvt_must(kvmem_name_root(engine->space, NULL, &engine->root), "name_root");
     engine->number = info.client_number;
     engine->base = kvmem_space_base(engine->space, 0, 0);
+    engine->write_base = kvmem_space_write_base(engine->space, 0, 0);
     return 0;
 }
 
@@ -98,19 +99,22 @@ static uint64_t word(uint64_t stream, uint64_t position, uint32_t plane, uint32_
     return kvt_random(&state);
 }
 
-/* K or V of one head and layer of the token in `slot` of the block. */
-static char *head_address(struct kvt_engine *engine, int32_t block, uint32_t slot, uint32_t plane)
+/* From a base to K or V of one head and layer of the token in `slot` of the block. */
+static uint64_t head_offset(const struct kvt_engine *engine, int32_t block, uint32_t slot,
+                            uint32_t plane)
 {
     const struct kvmem_geometry *geometry = &engine->geometry;
     uint32_t layer = plane / (2 * HEADS), is_v = plane / HEADS % 2, head = plane % HEADS;
-    uint64_t offset = layer * geometry->layer_stride_bytes;
+    uint64_t offset = (uint64_t)block * geometry->index_stride_bytes;
+
+    offset += layer * geometry->layer_stride_bytes;
 
     if (is_v)
         offset += geometry->v_offset_bytes + head * geometry->v_head_stride_bytes +
                   slot * geometry->v_token_stride_bytes;
     else
         offset += head * geometry->k_head_stride_bytes + slot * geometry->k_token_stride_bytes;
-    return kvt_block_address(engine, block) + offset;
+    return offset;
 }
 
 char *kvt_block_address(struct kvt_engine *engine, int32_t block)
@@ -131,8 +135,9 @@ static void write_token(struct kvt_engine *engine, int32_t block, uint64_t strea
 
     for (uint32_t plane = 0; plane < LAYERS * 2 * HEADS; plane++) {
         token_bytes(stream, position, plane, bytes);
-        memcpy(head_address(engine, block, (uint32_t)(position % KVT_BLOCK_TOKENS), plane), bytes,
-               sizeof(bytes));
+        memcpy(engine->write_base +
+                   head_offset(engine, block, (uint32_t)(position % KVT_BLOCK_TOKENS), plane),
+               bytes, sizeof(bytes));
     }
 }
 
@@ -143,7 +148,8 @@ static uint32_t token_is_wrong(struct kvt_engine *engine, int32_t block, uint64_
 
     for (uint32_t plane = 0; plane < LAYERS * 2 * HEADS; plane++) {
         token_bytes(stream, position, plane, bytes);
-        if (memcmp(head_address(engine, block, (uint32_t)(position % KVT_BLOCK_TOKENS), plane),
+        if (memcmp(engine->base +
+                       head_offset(engine, block, (uint32_t)(position % KVT_BLOCK_TOKENS), plane),
                    bytes, sizeof(bytes)) != 0)
             return 1;
     }

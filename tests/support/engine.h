@@ -24,8 +24,9 @@ struct kvt_engine {
     struct kvmem_space *space;
     struct kvmem_geometry geometry;
     struct kvmem_name root;
-    char *base;
-    uint32_t number; /* of the client */
+    char *base;       /* where blocks are read, */
+    char *write_base; /* and where own ones are written */
+    uint32_t number;  /* of the client */
 };
 
 struct kvt_engine_options {

@@ -46,7 +46,7 @@ struct kvmem_region_info kvt_region_info(const struct kvmem_region *region)
     return info;
 }
 
-char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token)
+static char *token_at(struct kvmem_space *space, void *base, struct kvmem_seq seq, uint64_t token)
 {
     struct kvmem_geometry geometry = {.size = sizeof(geometry)};
     const int32_t *table;
@@ -55,9 +55,18 @@ char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, ui
 
     if (kvmem_space_geometry(space, 0, &geometry) || count < 0 || at >= (uint64_t)count)
         kvt_die("token %" PRIu64 " of a table of %d blocks", token, count);
-    return (char *)kvmem_space_base(space, 0, 0) +
-           (uint64_t)table[at] * geometry.index_stride_bytes +
+    return (char *)base + (uint64_t)table[at] * geometry.index_stride_bytes +
            token % KVT_REGION_BLOCK_TOKENS * geometry.k_token_stride_bytes;
+}
+
+const char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token)
+{
+    return token_at(space, kvmem_space_base(space, 0, 0), seq, token);
+}
+
+char *kvt_region_block_write(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token)
+{
+    return token_at(space, kvmem_space_write_base(space, 0, 0), seq, token);
 }
 
 void kvt_region_names(struct kvmem_name *names, uint32_t count)

@@ -19,8 +19,9 @@ int kvt_region_open(struct kvmem_space *space, struct kvmem_seq seq, uint64_t to
 
 struct kvmem_region_info kvt_region_info(const struct kvmem_region *region);
 
-/* Token `token` of the sequence, behind its table. */
-char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token);
+/* Token `token` of the sequence, behind its table: where it is read, and written. */
+const char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token);
+char *kvt_region_block_write(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token);
 
 /* Names for the first blocks of a prefix, the same in every process. */
 void kvt_region_names(struct kvmem_name *names, uint32_t count);

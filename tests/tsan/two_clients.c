@@ -46,7 +46,8 @@ static const char *one_round(struct worker *worker, struct kvmem_space *space)
     struct kvmem_geometry geometry = {.size = sizeof(geometry)};
     struct kvmem_seq seqs[2];
     const int32_t *blocks;
-    uint8_t *base = kvmem_space_base(space, 0, 0);
+    const uint8_t *base = kvmem_space_base(space, 0, 0);
+    uint8_t *write_base = kvmem_space_write_base(space, 0, 0);
     int count;
 
     kvmem_space_geometry(space, 0, &geometry);
@@ -55,7 +56,7 @@ static const char *one_round(struct worker *worker, struct kvmem_space *space)
         return "append";
     count = kvmem_table_view(space, 0, seqs[0], &blocks);
     for (int i = 0; i < count; i++)
-        memset(base + (uint64_t)blocks[i] * geometry.index_stride_bytes, worker->number,
+        memset(write_base + (uint64_t)blocks[i] * geometry.index_stride_bytes, worker->number,
                geometry.block_bytes);
     if (kvmem_seq_commit(space, seqs[0], TOKENS) || kvmem_seq_fork(space, seqs[0], &seqs[1]) ||
         kvmem_seq_append(space, seqs[1], 1, kvmem_fence_none()))

@@ -288,7 +288,7 @@ Test(client, the_scratch_block_keeps_its_segment)
     get_blocks(&s);
     scratch = kvmem_space_scratch(s.space, 0);
     cr_assert(scratch >= 0 && kvmem_space_scratch(s.space, 0) == scratch);
-    memset((char *)kvmem_space_base(s.space, 0, 0) +
+    memset((char *)kvmem_space_write_base(s.space, 0, 0) +
                (uint64_t)scratch * s.geometry.index_stride_bytes,
            1, s.geometry.block_bytes);
     cr_assert(kvmem_space_trim(s.space) == 1);
@@ -674,7 +674,7 @@ Test(client, local_calls_go_on_without_the_daemon)
     begin(&s);
     get_blocks(&s);
     seq = seq_of(&s, 5);
-    base = kvmem_space_base(s.space, 0, 0);
+    base = kvmem_space_write_base(s.space, 0, 0);
     s.script->receive_code = KVMEM_E_DAEMON_LOST;
     cr_assert(kvmem_client_dispatch(s.client, 0) == KVMEM_E_DAEMON_LOST);
     for (int i = 0; i < 2; i++) {

@@ -605,14 +605,16 @@ Test(fence, blocks_are_copied_and_cleared)
     const int32_t *view;
     struct kvmem_seq seq;
     struct scene s;
-    char *base;
+    const char *base;
+    char *write_base;
 
     begin(&s);
     seq = seq_of(&s, 20);
     cr_assert(kvmem_table_view(s.space, 0, seq, &view) == 5);
     base = kvmem_space_base(s.space, 0, 0);
+    write_base = kvmem_space_write_base(s.space, 0, 0);
     for (int i = 0; i < 5; i++)
-        memset(base + (uint64_t)view[i] * s.geometry.index_stride_bytes, 'a' + i,
+        memset(write_base + (uint64_t)view[i] * s.geometry.index_stride_bytes, 'a' + i,
                s.geometry.block_bytes);
     memcpy(from, view, sizeof(from));
     memcpy(to, view + 3, sizeof(to));

@@ -143,10 +143,17 @@ static int32_t block_of(struct scene *s, struct kvmem_seq seq, uint32_t at)
     return view[at];
 }
 
-static char *bytes_of(struct scene *s, int32_t block)
+static const char *bytes_of(struct scene *s, int32_t block)
 {
-    return (char *)kvmem_space_base(s->space, 0, 0) +
+    return (const char *)kvmem_space_base(s->space, 0, 0) +
            (uint64_t)block * s->geometry.index_stride_bytes;
+}
+
+static void fill(struct scene *s, int32_t block, int byte)
+{
+    memset((char *)kvmem_space_write_base(s->space, 0, 0) +
+               (uint64_t)block * s->geometry.index_stride_bytes,
+           byte, s->geometry.block_bytes);
 }
 
 static uint64_t calls(struct scene *s, enum kvi_backend_call call)
@@ -347,7 +354,7 @@ Test(fence_cuda, a_publication_carries_its_lane)
 
 static void fill_tail(struct scene *s, struct kvmem_seq seq, int byte)
 {
-    memset(bytes_of(s, block_of(s, seq, 1)), byte, s->geometry.block_bytes);
+    fill(s, block_of(s, seq, 1), byte);
 }
 
 Test(fence_cuda, tails_are_copied_on_the_stream)
@@ -437,8 +444,8 @@ Test(fence_cuda, blocks_are_copied_on_a_stream)
     from = block_of(&s, seq, 0);
     to = block_of(&s, seq, 1);
     open = hold(&s, stream_of(1));
-    memset(bytes_of(&s, from), 'f', s.geometry.block_bytes);
-    memset(bytes_of(&s, to), 't', s.geometry.block_bytes);
+    fill(&s, from, 'f');
+    fill(&s, to, 't');
     cr_assert(kvmem_blocks_copy(s.space, 0, 1, &from, &to, stream_of(1)) == 0);
     cr_assert(kvmem_blocks_zero(s.space, 0, 1, &from, stream_of(1)) == 0);
     cr_assert(bytes_of(&s, to)[0] == 't' && bytes_of(&s, from)[0] == 'f');

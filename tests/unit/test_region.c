@@ -232,7 +232,7 @@ Test(region, the_view_is_the_table)
     cr_assert(info.mapped_blocks == 5 && info.mapped_tokens == 20 && info.token_limit == LIMIT);
     cr_assert(info.block_bytes == 4096 && info.token_stride_bytes == TOKEN_BYTES);
     for (uint32_t t = 0; t < 9; t++)
-        memset(kvt_region_block_token(space, seq, t), (int)t + 1, TOKEN_BYTES);
+        memset(kvt_region_block_write(space, seq, t), (int)t + 1, TOKEN_BYTES);
     for (uint32_t i = 0; i < 9 * TOKEN_BYTES; i++)
         cr_assert_eq(((char *)info.base)[i], (char)(i / TOKEN_BYTES + 1));
     append(seq, 1);
@@ -426,14 +426,14 @@ Test(region, a_copy_takes_the_place_of_the_shared_tail)
     begin();
     seq = seq_of(6);
     for (uint32_t t = 0; t < 6; t++)
-        memset(kvt_region_block_token(space, seq, t), (int)t + 1, TOKEN_BYTES);
+        memset(kvt_region_block_write(space, seq, t), (int)t + 1, TOKEN_BYTES);
     region = region_of(seq);
     base = kvt_region_info(region).base;
     cr_assert_eq(kvmem_seq_fork(space, seq, &child), 0);
     append(seq, 1);
     memset(view_token(region, 6), 100, TOKEN_BYTES);
     append(child, 1);
-    memset(kvt_region_block_token(space, child, 6), 50, TOKEN_BYTES);
+    memset(kvt_region_block_write(space, child, 6), 50, TOKEN_BYTES);
     cr_assert(kvt_region_info(region).remaps == 1 && kvt_region_info(region).base == base);
     for (uint32_t t = 0; t < 6; t++)
         cr_assert(*view_token(region, t) == (char)(t + 1) &&
@@ -486,7 +486,7 @@ Test(region, an_attached_prefix_is_read_only)
     begin();
     seq = seq_of(16);
     for (uint32_t t = 0; t < 16; t++)
-        memset(kvt_region_block_token(space, seq, t), (int)t + 1, TOKEN_BYTES);
+        memset(kvt_region_block_write(space, seq, t), (int)t + 1, TOKEN_BYTES);
     publish(seq, 4, 1, names);
     cr_assert_eq(kvmem_seq_create(space, &other), 0);
     region = region_of(other);
@@ -726,7 +726,7 @@ Test(region, a_plain_loop_sees_what_the_block_table_leads_to)
     seq = seq_of(1);
     region = region_of(seq);
     for (uint32_t length = 1; length <= 40; length++) {
-        float *token = (float *)(void *)kvt_region_block_token(space, seq, length - 1);
+        float *token = (float *)(void *)kvt_region_block_write(space, seq, length - 1);
 
         for (uint32_t i = 0; i < TOKEN_BYTES / 4; i++)
             token[i] = (float)(kvt_random(&state) >> 40) / 16777216.0f - 0.5f;

@@ -146,7 +146,7 @@ Test(replay_attention, both_loops_agree_and_faults_show)
         struct kvb_device device;
 
         make_view(&shape, dtype, history, LENGTH, table, &view);
-        kvb_device_open_host(&device, &shape, (void *)view.base);
+        kvb_device_open_host(&device, &shape, (struct kvb_bases){view.base, NULL});
         for (uint32_t layer = 0; layer < 3; layer++)
             cr_assert(kvb_attention_error(&device, &view, history, LENGTH, layer) < 1e-12);
         wrong = view;

@@ -48,13 +48,15 @@ static struct kvb_shape shape_of(uint32_t dtype, uint32_t head_dim)
 static void make_world(struct world *w)
 {
     uint32_t tokens[TOKENS];
+    void *memory;
 
     w->shape = shape_of(KVMEM_DTYPE_BF16, 16);
     for (uint32_t i = 0; i < TOKENS; i++)
         tokens[i] = kvb_token_of_output(7, i);
     kvb_history_fill(tokens, 0, TOKENS, w->history);
     memcpy(w->table, (int32_t[]){2, 0, 1}, sizeof(w->table));
-    kvb_device_open_host(&w->device, &w->shape, calloc(3, w->shape.geometry.index_stride_bytes));
+    memory = calloc(3, w->shape.geometry.index_stride_bytes);
+    kvb_device_open_host(&w->device, &w->shape, (struct kvb_bases){memory, memory});
     w->view = (struct kvb_view){w->device.base, w->table, 3, TOKENS};
     w->device.ops->write(
         &w->device,
@@ -65,7 +67,7 @@ static void make_world(struct world *w)
 static void end_world(struct world *w)
 {
     cr_assert_str_eq(w->device.error, "");
-    free(w->device.base);
+    free(w->device.write_base);
     kvb_device_close(&w->device);
     cr_assert_null(w->device.ops);
     kvb_device_close(&w->device); /* once more does nothing */
@@ -78,7 +80,7 @@ Test(replay_device, what_the_host_writes_it_finds_right)
     make_world(&w);
     cr_assert_eq(kvb_device_fence(&w.device).kind, KVMEM_FENCE_NONE);
     cr_assert_eq(w.device.ops->count_wrong(&w.device, &w.view, w.history, 0, TOKENS), 0);
-    w.device.base[2 * w.shape.geometry.index_stride_bytes] ^= 1;
+    w.device.write_base[2 * w.shape.geometry.index_stride_bytes] ^= 1;
     cr_assert_eq(w.device.ops->count_wrong(&w.device, &w.view, w.history, 0, TOKENS), 1);
     cr_assert_eq(w.device.ops->count_wrong(&w.device, &w.view, w.history, 1, TOKENS), 0);
     end_world(&w);
@@ -126,7 +128,7 @@ Test(replay_device, a_gpu_that_is_not_there_is_named)
     struct kvb_shape shape = shape_of(KVMEM_DTYPE_BF16, 16);
     struct kvb_device device;
 
-    cr_assert_eq(kvb_device_open_cuda(&device, &shape, NULL, &info), -1);
+    cr_assert_eq(kvb_device_open_cuda(&device, &shape, (struct kvb_bases){NULL, NULL}, &info), -1);
     cr_assert(strstr(device.error, "cuda:9 none: ") == device.error, "%s", device.error);
     cr_assert_null(device.ops);
     kvb_device_close(&device);

@@ -67,10 +67,17 @@ static int32_t block_of(struct scene *s, struct kvmem_seq seq, uint32_t at)
     return view[at];
 }
 
-static char *bytes_of(struct scene *s, int32_t block)
+static const char *bytes_of(struct scene *s, int32_t block)
 {
-    return (char *)kvmem_space_base(s->space, 0, 0) +
+    return (const char *)kvmem_space_base(s->space, 0, 0) +
            (uint64_t)block * s->geometry.index_stride_bytes;
+}
+
+static void fill(struct scene *s, int32_t block, int byte)
+{
+    memset((char *)kvmem_space_write_base(s->space, 0, 0) +
+               (uint64_t)block * s->geometry.index_stride_bytes,
+           byte, s->geometry.block_bytes);
 }
 
 static struct kvmem_seq_info info(struct scene *s, struct kvmem_seq seq)
@@ -117,7 +124,7 @@ Test(seq, a_shared_tail_is_copied_by_whoever_writes_first)
 
     begin(&s);
     parent = seq_of(&s, 6);
-    memset(bytes_of(&s, block_of(&s, parent, 1)), 0x5a, s.geometry.block_bytes);
+    fill(&s, block_of(&s, parent, 1), 0x5a);
     cr_assert(kvmem_seq_fork(s.space, parent, &child) == 0);
     cr_assert(info(&s, parent).shared_blocks == 2 && used(&s) == 2);
     cr_assert(kvmem_seq_append(s.space, child, 1, none()) == 0);
@@ -198,7 +205,7 @@ Test(seq, a_sealed_block_is_never_written)
     publish(&s, seq, 2);
     cr_assert(info(&s, seq).published_blocks == 2);
     sealed = block_of(&s, seq, 1);
-    memset(bytes_of(&s, sealed), 7, s.geometry.block_bytes);
+    fill(&s, sealed, 7);
     cr_assert(kvmem_seq_truncate(s.space, seq, 6, none()) == 0);
     cr_assert(block_of(&s, seq, 1) == sealed, "it stays readable");
     cr_assert(info(&s, seq).committed_tokens == 6);

@@ -75,8 +75,7 @@ static void describe(struct kvt_gpu_engine *engine, uint32_t layout)
     engine->geometry.size = sizeof(engine->geometry);
     kvt_gpu_must(kvmem_space_geometry(engine->space, 0, &engine->geometry), "space_geometry");
     kvt_gpu_must(kvmem_name_root(engine->space, NULL, &engine->root), "name_root");
-    engine->shape = kvt_gpu_shape_of(kvmem_space_base(engine->space, 0, 0), &engine->geometry,
-                                     (enum kvmem_layout)layout);
+    engine->shape = kvt_gpu_shape_of(engine->space, &engine->geometry, (enum kvmem_layout)layout);
 }
 
 void kvt_gpu_engine_open(struct kvt_gpu_engine *engine,

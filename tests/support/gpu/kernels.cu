@@ -111,13 +111,15 @@ __global__ static void check_kernel(block_list list, kvt_gpu_verdict *verdict)
     verdict_add(verdict, checked, wrong);
 }
 
-static block_list list_of(const struct kvt_gpu_part *part, uint32_t from, uint32_t count)
+/* At the base where blocks are read, or written. */
+static block_list list_of(const struct kvt_gpu_part *part, const void *base, uint32_t from,
+                          uint32_t count)
 {
     const struct kvt_gpu_shape *shape = part->shape;
     block_list list;
 
     memset(&list, 0, sizeof(list));
-    list.base = (uint64_t)(uintptr_t)shape->base;
+    list.base = (uint64_t)(uintptr_t)base;
     list.stride = shape->stride_bytes;
     list.words = shape->block_bytes / 8;
     list.run_bytes = shape->run_bytes;
@@ -146,7 +148,7 @@ void kvt_gpu_fill(const struct kvt_gpu_part *part, void *stream)
         uint32_t count = part->count - from < LIST_LIMIT ? part->count - from : LIST_LIMIT;
 
         fill_kernel<<<grid_of(part, count), THREADS, 0, (cudaStream_t)stream>>>(
-            list_of(part, from, count));
+            list_of(part, part->shape->write_base, from, count));
         KVT_CUDA(cudaGetLastError());
     }
 }
@@ -157,7 +159,7 @@ void kvt_gpu_check(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verd
         uint32_t count = part->count - from < LIST_LIMIT ? part->count - from : LIST_LIMIT;
 
         check_kernel<<<grid_of(part, count), THREADS, 0, (cudaStream_t)stream>>>(
-            list_of(part, from, count), verdict);
+            list_of(part, part->shape->base, from, count), verdict);
         KVT_CUDA(cudaGetLastError());
     }
 }
@@ -174,7 +176,7 @@ __global__ static void rows_write_kernel(kvt_gpu_rows rows)
     for (uint32_t b = rows.shared_tokens / shape.block_tokens; b * shape.block_tokens < length;
          b++) {
         int32_t block = rows.tables[(uint64_t)row * rows.block_limit + b];
-        uint64_t *at = (uint64_t *)((char *)shape.base + (uint64_t)block * shape.stride_bytes);
+        uint64_t *at = (uint64_t *)((char *)shape.write_base + (uint64_t)block * shape.stride_bytes);
 
         for (uint64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < words;
              i += gridDim.x * blockDim.x) {
@@ -194,7 +196,7 @@ __device__ static void row_block_check(const kvt_gpu_rows &rows, uint32_t row, u
     const struct kvt_gpu_shape &shape = rows.shape;
     int32_t block = rows.tables[(uint64_t)row * rows.block_limit + b];
     const uint64_t *at =
-        (const uint64_t *)((char *)shape.base + (uint64_t)block * shape.stride_bytes);
+        (const uint64_t *)((const char *)shape.base + (uint64_t)block * shape.stride_bytes);
     uint64_t words = shape.block_bytes / 8;
 
     for (uint64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < words;
@@ -305,8 +307,8 @@ void kvt_gpu_scribble(const struct kvt_gpu_part *part, uint64_t ns, uint64_t *ro
 {
     if (part->count > LIST_LIMIT)
         kvt_die("scribble over %u blocks: at most %u", part->count, LIST_LIMIT);
-    scribble_kernel<<<64, THREADS, 0, (cudaStream_t)stream>>>(list_of(part, 0, part->count),
-                                                             part->count, ns, rounds);
+    scribble_kernel<<<64, THREADS, 0, (cudaStream_t)stream>>>(
+        list_of(part, part->shape->write_base, 0, part->count), part->count, ns, rounds);
     KVT_CUDA(cudaGetLastError());
 }
 

@@ -23,7 +23,8 @@ extern "C" {
 
 /* Where blocks and tokens lie. */
 struct kvt_gpu_shape {
-    void *base;
+    const void *base;      /* where blocks are read, */
+    void *write_base;      /* and where own ones are written */
     uint64_t stride_bytes; /* from a block to the next */
     uint64_t block_bytes;
     uint32_t run_bytes;   /* K or V of a layer; in the token-major layout all of the block */
@@ -31,9 +32,10 @@ struct kvt_gpu_shape {
     uint32_t block_tokens;
 };
 
-/* Of a space without scales whose K and V have the same shape, in a layout where a token's bytes
- * of a layer are one run (PAGE_TOKEN_HEAD, TOKEN_MAJOR). */
-struct kvt_gpu_shape kvt_gpu_shape_of(void *base, const struct kvmem_geometry *geometry,
+/* Of group 0 of a space without scales whose K and V have the same shape, in a layout where a
+ * token's bytes of a layer are one run (PAGE_TOKEN_HEAD, TOKEN_MAJOR). */
+struct kvt_gpu_shape kvt_gpu_shape_of(const struct kvmem_space *space,
+                                      const struct kvmem_geometry *geometry,
                                       enum kvmem_layout layout);
 
 struct kvt_gpu_part {

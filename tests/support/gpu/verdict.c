@@ -62,10 +62,12 @@ uint64_t kvt_gpu_wrong(const struct kvt_gpu_part *part, void *stream)
     return out.wrong;
 }
 
-struct kvt_gpu_shape kvt_gpu_shape_of(void *base, const struct kvmem_geometry *geometry,
+struct kvt_gpu_shape kvt_gpu_shape_of(const struct kvmem_space *space,
+                                      const struct kvmem_geometry *geometry,
                                       enum kvmem_layout layout)
 {
-    struct kvt_gpu_shape shape = {.base = base,
+    struct kvt_gpu_shape shape = {.base = kvmem_space_base(space, 0, 0),
+                                  .write_base = kvmem_space_write_base(space, 0, 0),
                                   .stride_bytes = geometry->index_stride_bytes,
                                   .block_bytes = geometry->block_bytes,
                                   .block_tokens = geometry->block_tokens};

@@ -29,9 +29,12 @@ static uint32_t token_of(const struct kvt_gpu_shape *shape, uint64_t word)
     return (uint32_t)(word * 8 % shape->run_bytes) / shape->token_bytes;
 }
 
-static uint64_t *block_at(const struct kvt_gpu_shape *shape, int32_t block)
+/* Where it is written, or read. */
+static uint64_t *block_at(const struct kvt_gpu_shape *shape, int32_t block, bool is_write)
 {
-    return (uint64_t *)(void *)((char *)shape->base + (uint64_t)block * shape->stride_bytes);
+    uintptr_t base = (uintptr_t)(is_write ? shape->write_base : shape->base);
+
+    return (uint64_t *)(base + (uint64_t)block * shape->stride_bytes);
 }
 
 static void look(struct kvt_gpu_verdict *verdict, const uint64_t *at, uint64_t expected)
@@ -75,7 +78,7 @@ static bool list_run(void *data)
     uint64_t words = list->shape.block_bytes / 8, step = part->step_words ? part->step_words : 1;
 
     for (uint32_t b = 0; b < part->count; b++) {
-        uint64_t *at = block_at(&list->shape, list->blocks[b]);
+        uint64_t *at = block_at(&list->shape, list->blocks[b], !list->verdict);
 
         for (uint64_t i = 0; i < words; i += list->verdict ? step : 1) {
             uint64_t expected = pattern(part->seed, part->position + b, i);
@@ -98,7 +101,7 @@ static bool scribble_run(void *data)
     uint64_t round = __atomic_load_n(list->rounds, __ATOMIC_RELAXED) + 1;
 
     for (uint32_t b = 0; b < list->part.count; b++) {
-        uint64_t *at = block_at(&list->shape, list->blocks[b]);
+        uint64_t *at = block_at(&list->shape, list->blocks[b], true);
 
         for (uint64_t i = 0; i < list->shape.block_bytes / 8; i++)
             at[i] = round;
@@ -167,8 +170,8 @@ static bool rows_run(void *data)
 
     for (uint32_t row = 0; row < rows->row_count; row++)
         for (uint32_t b = 0; b * rows->shape.block_tokens < (uint32_t)rows->lengths[row]; b++) {
-            uint64_t *at =
-                block_at(&rows->shape, rows->tables[(uint64_t)row * rows->block_limit + b]);
+            uint64_t *at = block_at(
+                &rows->shape, rows->tables[(uint64_t)row * rows->block_limit + b], !what->verdict);
 
             for (uint64_t i = 0; i < rows->shape.block_bytes / 8; i++)
                 row_word(what, row, b, at, i);
