@@ -80,6 +80,22 @@ static int64_t now_ns(void)
 
 /* ---- carrying out ---- */
 
+/* Both mappings of what may be written, or none. */
+static int map_twice(const struct kvi_mapping *job, struct kvi_phys phys)
+{
+    struct kvmem_error_detail detail;
+    int code = kvi_backend_map(job->backend, phys, job->address, job->bytes, KVI_ACCESS_RO);
+
+    if (code || job->access == KVI_ACCESS_RO)
+        return code;
+    code = kvi_backend_map(job->backend, phys, job->write_address, job->bytes, KVI_ACCESS_RW);
+    if (!code)
+        return 0;
+    detail = *kvmem_error_detail();
+    kvi_backend_unmap(job->backend, job->address, job->bytes);
+    return kvi_error_restore(&detail);
+}
+
 static int do_map(struct kvi_mapping *job)
 {
     struct kvi_phys phys = job->phys;
@@ -89,7 +105,10 @@ static int do_map(struct kvi_mapping *job)
         code = kvi_backend_segment_import_consume(job->backend, job->fd, job->bytes, &phys);
     if (code)
         return code;
-    code = kvi_backend_map(job->backend, phys, job->address, job->bytes, job->access);
+    if (job->write_address)
+        code = map_twice(job, phys);
+    else
+        code = kvi_backend_map(job->backend, phys, job->address, job->bytes, job->access);
     if (!code) {
         job->phys = phys;
     } else if (job->fd >= 0) {

@@ -55,7 +55,8 @@ struct kvi_mapping {
     bool keeps_phys; /* UNMAP: do not release the handle */
     struct kvi_phys
         phys; /* MAP with fd: out, when the code is 0; else what is or will be mapped there */
-    uint64_t address; /* as the backend wants them */
+    uint64_t address;       /* as the backend wants them */
+    uint64_t write_address; /* not 0: read-only at `address`, and with access RW writable here */
     uint64_t bytes;
     const uint64_t *counter; /* not NULL: begin when *counter ≥ value */
     uint64_t value;
