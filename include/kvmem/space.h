@@ -9,8 +9,20 @@
  *   a block, page-major:   layer 0 [K | V | scales], layer 1 [K | V | scales], ...
  *   a block, token-major:  token 0 [layer 0 [K | V | scales], layer 1 ...], token 1 [...], ...
  *
- * Base and strides never change while the space is open. Own blocks are writable; blocks that
- * came from others are mapped read-only: a stray write kills the writer alone.
+ * Every block is mapped read-only at the base, for as long as it is mapped: a stray write kills the
+ * writer alone. The blocks that this client owns are mapped once more, to be written, by the same
+ * arithmetic from a base of their own:
+ *
+ *                  segment 0  segment 1  segment 2  segment 3
+ *   base           |  read  | |  read  | |        | |  read  |    1: others' (or handed in)
+ *   write base     | write  | |        | |        | | write  |    2: nobody's here
+ *
+ * Both bases and the strides never change while the space is open: CUDA graphs may hold them. What
+ * was written at a write address is seen at the read address by kernels that come later on the
+ * stream, or behind a fence; inside one kernel it is not; on the host at once. A write address is
+ * there until its block's segment is handed in, which the library does by itself once no block of
+ * it is used: a kernel that uses one, be it to read, must be over when the fence passes that its
+ * block is published or freed with. Who reads takes read addresses: those go on.
  */
 #ifndef KVMEM_SPACE_H
 #define KVMEM_SPACE_H
@@ -110,11 +122,12 @@ KVMEM_API void kvmem_space_close(struct kvmem_space *space);
 KVMEM_API int kvmem_space_geometry(const struct kvmem_space *space, uint32_t group,
                                    struct kvmem_geometry *out);
 
-/* Address of block 0 of the group's index range in this process, where blocks are read; NULL for a
- * wrong group or shard. Blocks not held by the caller are not mapped. */
+/* Address of block 0 of the group's index range in this process, to read; NULL for a wrong group or
+ * shard. Blocks not held by the caller are not mapped. */
 KVMEM_API void *kvmem_space_base(const struct kvmem_space *space, uint32_t group, uint32_t shard);
 
-/* The same where own blocks are written: the writing kernels' base. */
+/* The same to write: what kernels that store K and V get. Blocks that are not the caller's alone
+ * (looked up, published and handed in) are not mapped here. */
 KVMEM_API void *kvmem_space_write_base(const struct kvmem_space *space, uint32_t group,
                                        uint32_t shard);
 

@@ -11,20 +11,18 @@
 #include "client/region.h"
 #include "util/error.h"
 
-static uint64_t address_of(const struct kvmem_space *space, uint32_t slot)
-{
-    return space->base + (uint64_t)slot * space->geometry.segment_bytes;
-}
-
 static struct kvi_mapping job_for(struct kvmem_space *space, uint32_t slot,
                                   enum kvi_mapping_kind kind, enum kvi_access access)
 {
+    uint64_t offset = (uint64_t)slot * space->geometry.segment_bytes;
+
     return (struct kvi_mapping){.kind = kind,
                                 .access = access,
                                 .backend = space->backend,
                                 .fd = -1,
                                 .phys = space->pool.segments[slot].phys,
-                                .address = address_of(space, slot),
+                                .address = space->base + offset,
+                                .write_address = space->write_base + offset,
                                 .bytes = space->geometry.segment_bytes,
                                 .context = space,
                                 .tag = slot};
@@ -92,26 +90,54 @@ int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generati
     return 0;
 }
 
-int kvi_importer_set_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access)
+/* What a RAISE or a LOWER has made of the segment. */
+static void note_alias(struct kvi_segment *segment, const struct kvi_mapping *job)
 {
-    struct kvi_segment *segment = &space->pool.segments[slot];
-    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_ACCESS, access);
-    int code;
+    segment->access = job->kind == KVI_MAPPING_RAISE ? KVI_ACCESS_RW : KVI_ACCESS_RO;
+}
 
-    assert(!segment->job);
-    if (segment->access == access)
-        return 0;
-    code = kvi_mapper_do(space->client->mapper, &job);
+static struct kvi_mapping raise_job(struct kvmem_space *space, uint32_t slot)
+{
+    assert(space->pool.segments[slot].access == KVI_ACCESS_RO && !space->pool.segments[slot].job);
+    return job_for(space, slot, KVI_MAPPING_RAISE, KVI_ACCESS_RW);
+}
+
+static struct kvi_mapping lower_job(struct kvmem_space *space, uint32_t slot)
+{
+    assert(space->pool.segments[slot].access == KVI_ACCESS_RW && !space->pool.segments[slot].job);
+    return job_for(space, slot, KVI_MAPPING_LOWER, KVI_ACCESS_RO);
+}
+
+static int change_alias(struct kvmem_space *space, struct kvi_mapping *job)
+{
+    int code = kvi_mapper_do(space->client->mapper, job);
+
     if (!code)
-        segment->access = (uint8_t)access;
+        note_alias(&space->pool.segments[job->tag], job);
     return code;
+}
+
+int kvi_importer_raise(struct kvmem_space *space, uint32_t slot)
+{
+    struct kvi_mapping job = raise_job(space, slot);
+
+    return change_alias(space, &job);
+}
+
+int kvi_importer_lower(struct kvmem_space *space, uint32_t slot)
+{
+    struct kvi_mapping job = lower_job(space, slot);
+
+    return change_alias(space, &job);
 }
 
 void kvi_importer_unmap(struct kvmem_space *space, uint32_t slot)
 {
-    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_UNMAP, KVI_ACCESS_RO);
+    const struct kvi_segment *segment = &space->pool.segments[slot];
+    struct kvi_mapping job =
+        job_for(space, slot, KVI_MAPPING_UNMAP, (enum kvi_access)segment->access);
 
-    assert(space->pool.segments[slot].access && !space->pool.segments[slot].job);
+    assert(segment->access && !segment->job);
     (void)kvi_mapper_do(space->client->mapper, &job); /* does not fail for what was mapped here */
     note_unmapped(space, slot);
 }
@@ -143,12 +169,20 @@ bool kvi_importer_submit_map(struct kvmem_space *space, uint32_t slot, uint32_t 
     return true;
 }
 
-bool kvi_importer_submit_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access,
-                                void (*done)(const struct kvi_mapping *job))
+bool kvi_importer_submit_raise(struct kvmem_space *space, uint32_t slot,
+                               void (*done)(const struct kvi_mapping *job))
 {
-    struct kvi_mapping job = job_for(space, slot, KVI_MAPPING_ACCESS, access);
+    struct kvi_mapping job = raise_job(space, slot);
 
-    assert(space->pool.segments[slot].access && !space->pool.segments[slot].job);
+    job.done = done;
+    return submit(space, &job);
+}
+
+bool kvi_importer_submit_lower(struct kvmem_space *space, uint32_t slot,
+                               void (*done)(const struct kvi_mapping *job))
+{
+    struct kvi_mapping job = lower_job(space, slot);
+
     job.done = done;
     return submit(space, &job);
 }
@@ -161,8 +195,8 @@ int kvi_importer_finish(const struct kvi_mapping *job)
     segment->job = 0;
     if (!job->code && job->kind == KVI_MAPPING_MAP)
         note_mapped(space, (uint32_t)job->tag, job);
-    if (!job->code && job->kind == KVI_MAPPING_ACCESS)
-        segment->access = (uint8_t)job->access;
+    if (!job->code && (job->kind == KVI_MAPPING_RAISE || job->kind == KVI_MAPPING_LOWER))
+        note_alias(segment, job);
     return job->code;
 }
 

@@ -2,15 +2,20 @@
  *
  * The importer: which segments of a space are mapped in this process, and how.
  *
- *   segment.access      0 = not mapped, RO = others write it, RW = ours
+ *   segment.access      0 = not mapped, RO = others write it, RW = ours: has an alias
  *   segment.generation  of what is mapped; a slot is used again with another one
- *   segment.job         1 = the helper is changing the mapping; at most one job a segment
- *   address             base + slot × segment_bytes, always
+ *   segment.job         1 = the helper is at work there; at most one job a segment
+ *   address             base + slot × segment_bytes, read-only, always
+ *   its alias           write_base + slot × segment_bytes, read-write: with access RW alone
+ *
+ *        RO                     RW                     RO                      ··
+ *   base        |rrrr|  raise   |rrrr|  lower   |rrrr|  vacate   |    |
+ *   write_base  |    |  ─────▶  |wwww|  ─────▶  |    |  ──────▶  |    |    the r stay as they are
  *
  * Driver calls go through the client's mapper: the plain functions below make them on the calling
  * thread, the _submit functions leave them to the helper, when there is one with room. While a job
- * is under way, access is what may be relied on: RW only after a map or an upgrade is done, until
- * a downgrade is done; 0 from the beginning of an unmap. Whoever needs the segment meanwhile waits
+ * is under way, access is what may be relied on: RW only after a map or a raise is done, until a
+ * lower is submitted; 0 from the beginning of an unmap. Whoever needs the segment meanwhile waits
  * for the job (kvi_importer_settle).
  *
  * Mapped segments are in one list. Descriptors are consumed; the backend keeps what it needs.
@@ -36,21 +41,25 @@ void kvi_importer_settle(struct kvmem_space *space, uint32_t slot);
 /* The same for all segments of the space. */
 void kvi_importer_settle_all(struct kvmem_space *space);
 
-/* Map the segment behind `fd`, which is consumed. The slot is not mapped. Codes of the backend;
- * then nothing is mapped. */
+/* Map the segment behind `fd`, which is consumed; with access RW its alias too. The slot is not
+ * mapped. Codes of the backend; then nothing is mapped. */
 int kvi_importer_map(struct kvmem_space *space, uint32_t slot, uint32_t generation, int fd,
                      enum kvi_access access);
 
-/* Change what we may do there. Codes of the backend; then it is as it was. */
-int kvi_importer_set_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access);
+/* Map the alias of a segment that is mapped, or take it out. Codes of the backend; then it is as
+ * it was. */
+int kvi_importer_raise(struct kvmem_space *space, uint32_t slot);
+int kvi_importer_lower(struct kvmem_space *space, uint32_t slot);
 
-/* The same by the helper: map the segment behind `fd`, or change the access of what is mapped.
- * False without a helper that has room: nothing has happened, `fd` is the caller's. `done` gets
+/* The same by the helper: map the segment behind `fd`, or the alias, or take that out. False
+ * without a helper that has room: nothing has happened, `fd` is the caller's. `done` gets
  * job->context = the space and job->tag = the slot, and calls kvi_importer_finish first. */
 bool kvi_importer_submit_map(struct kvmem_space *space, uint32_t slot, uint32_t generation, int fd,
                              enum kvi_access access, void (*done)(const struct kvi_mapping *job));
-bool kvi_importer_submit_access(struct kvmem_space *space, uint32_t slot, enum kvi_access access,
-                                void (*done)(const struct kvi_mapping *job));
+bool kvi_importer_submit_raise(struct kvmem_space *space, uint32_t slot,
+                               void (*done)(const struct kvi_mapping *job));
+bool kvi_importer_submit_lower(struct kvmem_space *space, uint32_t slot,
+                               void (*done)(const struct kvi_mapping *job));
 
 /* Take note of what a job has done. Returns its code. */
 int kvi_importer_finish(const struct kvi_mapping *job);

@@ -80,19 +80,35 @@ static int64_t now_ns(void)
 
 /* ---- carrying out ---- */
 
-/* Both mappings of what may be written, or none. */
-static int map_twice(const struct kvi_mapping *job, struct kvi_phys phys)
+static int map_alias(const struct kvi_mapping *job, struct kvi_phys phys)
 {
-    struct kvmem_error_detail detail;
-    int code = kvi_backend_map(job->backend, phys, job->address, job->bytes, KVI_ACCESS_RO);
+    return kvi_backend_map(job->backend, phys, job->write_address, job->bytes, KVI_ACCESS_RW);
+}
 
-    if (code || job->access == KVI_ACCESS_RO)
+static int unmap_alias(const struct kvi_mapping *job)
+{
+    return kvi_backend_unmap(job->backend, job->write_address, job->bytes);
+}
+
+static bool has_alias(const struct kvi_mapping *job)
+{
+    return job->write_address && job->access == KVI_ACCESS_RW;
+}
+
+/* One mapping or both, or none. */
+static int map_all(const struct kvi_mapping *job, struct kvi_phys phys)
+{
+    int code = kvi_backend_map(job->backend, phys, job->address, job->bytes,
+                               job->write_address ? KVI_ACCESS_RO : job->access);
+    struct kvmem_error_detail detail;
+
+    if (code || !has_alias(job))
         return code;
-    code = kvi_backend_map(job->backend, phys, job->write_address, job->bytes, KVI_ACCESS_RW);
+    code = map_alias(job, phys);
     if (!code)
         return 0;
     detail = *kvmem_error_detail();
-    kvi_backend_unmap(job->backend, job->address, job->bytes);
+    (void)kvi_backend_unmap(job->backend, job->address, job->bytes);
     return kvi_error_restore(&detail);
 }
 
@@ -105,10 +121,7 @@ static int do_map(struct kvi_mapping *job)
         code = kvi_backend_segment_import_consume(job->backend, job->fd, job->bytes, &phys);
     if (code)
         return code;
-    if (job->write_address)
-        code = map_twice(job, phys);
-    else
-        code = kvi_backend_map(job->backend, phys, job->address, job->bytes, job->access);
+    code = map_all(job, phys);
     if (!code) {
         job->phys = phys;
     } else if (job->fd >= 0) {
@@ -120,9 +133,25 @@ static int do_map(struct kvi_mapping *job)
     return code;
 }
 
-static int do_unmap(struct kvi_mapping *job)
+/* One mapping or both, or none. */
+static int unmap_all(const struct kvi_mapping *job)
 {
-    int code = kvi_backend_unmap(job->backend, job->address, job->bytes);
+    int code = has_alias(job) ? unmap_alias(job) : 0;
+    struct kvmem_error_detail detail;
+
+    if (code)
+        return code;
+    code = kvi_backend_unmap(job->backend, job->address, job->bytes);
+    if (!code || !has_alias(job))
+        return code;
+    detail = *kvmem_error_detail();
+    (void)map_alias(job, job->phys);
+    return kvi_error_restore(&detail);
+}
+
+static int do_unmap(const struct kvi_mapping *job)
+{
+    int code = unmap_all(job);
 
     if (code || job->keeps_phys)
         return code;
@@ -133,11 +162,11 @@ static int carry_out(struct kvi_mapping *job)
 {
     switch (job->kind) {
     case KVI_MAPPING_MAP: return do_map(job);
-    case KVI_MAPPING_ACCESS:
-        return kvi_backend_set_access(job->backend, job->address, job->bytes, job->access);
+    case KVI_MAPPING_RAISE: return map_alias(job, job->phys);
+    case KVI_MAPPING_LOWER: return unmap_alias(job);
     case KVI_MAPPING_UNMAP: return do_unmap(job);
     }
-    return kvi_error_set(KVMEM_E_INVALID, "mapping.kind: %d is outside 0..2", (int)job->kind);
+    return kvi_error_set(KVMEM_E_INVALID, "mapping.kind: %d is outside 0..3", (int)job->kind);
 }
 
 /* The job's counter is not reached, and will not be waited for any longer. */

@@ -7,11 +7,15 @@
  *                                        └─ waits (counter, or behind one that does) ──▲
  *   poll ◀── done(job) on the client's thread ◀────────────────────────────────────────┘
  *
- *   job       one mapping to make, change or take out: import + map, set_access, unmap + release
+ *   job       mappings of one segment to make or take out: import + map, unmap + release
+ *   alias     a second mapping of the same memory, at write_address: the only writable one. It is
+ *             made after the read-only one at address and goes before it; none of the two ever
+ *             changes its access, which would fault kernels that read there (driver 580)
  *   counter   a job may wait for a word of memory to reach a value (a lane of our own timeline:
  *             kernels that use the mapping are done). Others pass it, but
  *   order     jobs on overlapping addresses are carried out in the order of submission, and a
- *             handle is released after every earlier job that names it
+ *             handle is released after every earlier job that names it. Aliases of two jobs
+ *             overlap only when their addresses do
  *   patience  a counter that is not reached in time fails its job with TIMED_OUT, nothing done:
  *             whoever submitted it decides. So nothing waits for ever, at close least of all
  *
@@ -42,28 +46,30 @@
 struct kvi_mapper;
 
 enum kvi_mapping_kind {
-    KVI_MAPPING_MAP,
-    KVI_MAPPING_ACCESS,
-    KVI_MAPPING_UNMAP
+    KVI_MAPPING_MAP,   /* access RO: at address; RW: the alias too */
+    KVI_MAPPING_RAISE, /* the alias of what is mapped at address */
+    KVI_MAPPING_LOWER, /* the alias goes */
+    KVI_MAPPING_UNMAP  /* access RW: the alias is there and goes as well */
 };
 
 struct kvi_mapping {
     enum kvi_mapping_kind kind;
-    enum kvi_access access; /* MAP, ACCESS */
+    enum kvi_access access; /* MAP, UNMAP */
     struct kvi_backend *backend;
     int fd;          /* MAP: ≥ 0: import it first (consumed); < 0: `phys` is there already */
     bool keeps_phys; /* UNMAP: do not release the handle */
     struct kvi_phys
         phys; /* MAP with fd: out, when the code is 0; else what is or will be mapped there */
     uint64_t address;       /* as the backend wants them */
-    uint64_t write_address; /* not 0: read-only at `address`, and with access RW writable here */
+    uint64_t write_address; /* of the alias; 0: none, and `access` is that of the one mapping */
     uint64_t bytes;
     const uint64_t *counter; /* not NULL: begin when *counter ≥ value */
     uint64_t value;
     void (*done)(const struct kvi_mapping *job); /* when it is over, well or not */
     void *context;
     uint64_t tag;
-    int code; /* out: 0, TIMED_OUT, or the backend's code: then all is as it was, `fd` closed */
+    int code; /* out: 0, TIMED_OUT, or the backend's code: then all is as it was, `fd` closed, but
+                 that a handle which could not be released is not mapped any more */
 };
 
 struct kvi_mapper_options {

@@ -60,9 +60,9 @@ static int take_over(struct kvmem_space *space, const struct kvi_rec_segment_gra
     if (segment->access && segment->generation == record->generation) {
         if (fd >= 0)
             close(fd);
-        if (kvi_importer_submit_access(space, slot, KVI_ACCESS_RW, arrived))
+        if (kvi_importer_submit_raise(space, slot, arrived))
             return 0;
-        return kvi_importer_set_access(space, slot, KVI_ACCESS_RW);
+        return kvi_importer_raise(space, slot);
     }
     if (fd < 0)
         return kvi_error_set(KVMEM_E_SYSTEM, "a segment came without its descriptor");
@@ -217,7 +217,7 @@ int kvi_refill_ask(struct kvmem_space *space)
     return code == KVMEM_E_TIMED_OUT ? 0 : code;
 }
 
-/* The segment is read-only here: it is the directory's. */
+/* Nothing can be written there by us any more: the segment is the directory's. */
 static void handed_in(struct kvmem_space *space, uint32_t slot)
 {
     kvi_pool_disown(&space->pool, slot);
@@ -227,7 +227,7 @@ static void handed_in(struct kvmem_space *space, uint32_t slot)
 }
 
 /* The helper is done with a segment to be handed in. If it failed, all is as it was. */
-static void downgraded(const struct kvi_mapping *job)
+static void lowered(const struct kvi_mapping *job)
 {
     struct kvmem_space *space = job->context;
     uint32_t slot = (uint32_t)job->tag;
@@ -239,19 +239,19 @@ static void downgraded(const struct kvi_mapping *job)
     kvi_pool_arrive(&space->pool, slot);
 }
 
-/* Hand one idle segment in, or let the helper do so. False when its mapping could not be made
- * read-only, or is just being made writable. */
+/* Hand one idle segment in, or let the helper do so. False when its alias could not be taken out,
+ * or is just being mapped. */
 static bool hand_in(struct kvmem_space *space, uint32_t slot)
 {
     if (space->pool.segments[slot].job)
         return false;
     if (space->regions && kvi_regions_lower(space, slot))
         return false;
-    if (kvi_importer_submit_access(space, slot, KVI_ACCESS_RO, downgraded)) {
+    if (kvi_importer_submit_lower(space, slot, lowered)) {
         kvi_pool_suspend(&space->pool, slot);
         return true;
     }
-    if (kvi_importer_set_access(space, slot, KVI_ACCESS_RO))
+    if (kvi_importer_lower(space, slot))
         return false;
     handed_in(space, slot);
     return true;

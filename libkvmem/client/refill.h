@@ -9,7 +9,7 @@
  *                                                 and what the caller has reserved,
  *                                                 or under pressure, or by trim
  *
- * A segment is handed in read-only, behind everything that was said of it before.
+ * A segment is handed in when its alias is gone, behind everything that was said of it before.
  */
 #ifndef KVI_CLIENT_REFILL_H
 #define KVI_CLIENT_REFILL_H

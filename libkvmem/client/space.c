@@ -361,6 +361,28 @@ static uint64_t range_bytes(const struct kvmem_geometry *geometry)
     return (uint64_t)geometry->segment_limit * geometry->segment_bytes;
 }
 
+/* Addresses to read at and to write at. */
+static int reserve_ranges(struct kvmem_space *space)
+{
+    uint64_t bytes = range_bytes(&space->geometry);
+    int code = kvi_backend_reserve(space->backend, bytes, 0, &space->base);
+
+    if (code)
+        return code;
+    code = kvi_backend_reserve(space->backend, bytes, 0, &space->write_base);
+    if (code)
+        (void)kvi_backend_unreserve(space->backend, space->base, bytes);
+    return code;
+}
+
+static void unreserve_ranges(struct kvmem_space *space)
+{
+    uint64_t bytes = range_bytes(&space->geometry);
+
+    (void)kvi_backend_unreserve(space->backend, space->write_base, bytes);
+    (void)kvi_backend_unreserve(space->backend, space->base, bytes);
+}
+
 /* The space as the daemon has opened it: records, a backend of its device, addresses. */
 static int take_opened(struct kvmem_client *client, const struct kvi_msg_space_opened *opened,
                        const struct kvmem_space_options *options, struct kvmem_space **out)
@@ -376,12 +398,11 @@ static int take_opened(struct kvmem_client *client, const struct kvi_msg_space_o
         code = make_space(client, options, backend, &plan, &space);
     if (code)
         return code;
-    code = kvi_backend_reserve(backend, range_bytes(&plan), 0, &space->base);
+    code = reserve_ranges(space);
     if (code) {
         free_arrays(space);
         return code;
     }
-    space->write_base = space->base;
     space->id = opened->space;
     space->obtainable = opened->obtainable_blocks;
     *out = space;
@@ -467,7 +488,7 @@ void kvi_space_close(struct kvmem_space *space, int64_t deadline_ns)
     if (is_quiet) {
         if (!client->is_lost)
             say_close(client, space->id);
-        kvi_backend_unreserve(space->backend, space->base, range_bytes(&space->geometry));
+        unreserve_ranges(space);
         hide(space);
     }
     free_arrays(space);

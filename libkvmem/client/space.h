@@ -6,14 +6,14 @@
  *                         + 1 if it is the scratch block + in cooling entries (cooling.h)
  *   a block has references        ⇒ it is PRIVATE, PUBLISHING or LEASED
  *   PRIVATE or LEASED             ⇒ it has references
- *   FREE, PRIVATE, PUBLISHING     ⇒ its segment is owned and mapped read-write, and no job of the
+ *   FREE, PRIVATE, PUBLISHING     ⇒ its segment is owned and has its alias, and no job of the
  *                                   helper is under way there
  *   ARRIVING                      ⇒ its segment is owned, and one is
  *   LEASED                        ⇒ its segment is mapped
  *
  * All arrays span the index range, are allocated at open and cost memory where touched.
- * Ownership: the space has them, its reservation of address space and its mappings; the client
- * has the space.
+ * Ownership: the space has them, its two reservations of address space and its mappings; the
+ * client has the space.
  */
 #ifndef KVI_CLIENT_SPACE_H
 #define KVI_CLIENT_SPACE_H
@@ -68,9 +68,9 @@ struct kvmem_space {
     struct kvi_backend *backend; /* of the device that it lies on */
     uint32_t id;                 /* as the daemon calls it */
     uint32_t place;              /* in client->spaces */
-    uint64_t base;               /* read addresses */
-    uint64_t write_base;         /* write addresses */
-    uint32_t mapped_first;       /* list of mapped segments */
+    uint64_t base;               /* where segments are mapped read-only, */
+    uint64_t write_base;   /* and owned ones once more, read-write; the same arithmetic in both */
+    uint32_t mapped_first; /* list of mapped segments */
     uint64_t mapped_segments;
     struct kvmem_geometry geometry;
     struct kvmem_space_options options; /* name and domain point to the copies below */

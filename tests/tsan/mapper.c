@@ -26,6 +26,7 @@ static struct {
     struct kvi_phys phys[PLACES];
     uint8_t pending[PLACES];
     uint64_t base;
+    uint64_t write_base;
     uint64_t counter; /* goes up until is_over */
     uint32_t is_over;
     uint32_t failures;
@@ -48,7 +49,7 @@ static void mapped(const struct kvi_mapping *job)
     if (job->code)
         return;
     world.phys[job->tag] = job->phys;
-    *(volatile uint8_t *)kvi_backend_pointer(job->address) = (uint8_t)job->tag;
+    *(volatile uint8_t *)kvi_backend_pointer(job->write_address) = (uint8_t)job->tag;
 }
 
 static void unmapped(const struct kvi_mapping *job)
@@ -66,6 +67,7 @@ static int turn(struct kvi_mapper *mapper, uint32_t place, uint64_t value)
                               .backend = world.importer,
                               .fd = -1,
                               .address = world.base + place * GRANULE,
+                              .write_address = world.write_base + place * GRANULE,
                               .bytes = GRANULE,
                               .done = mapped,
                               .tag = place};
@@ -125,6 +127,7 @@ int main(void)
     host.device_bytes = 0;
     if (kvi_backend_host_create(&host, &world.importer) ||
         kvi_backend_reserve(world.importer, PLACES * GRANULE, 0, &world.base) ||
+        kvi_backend_reserve(world.importer, PLACES * GRANULE, 0, &world.write_base) ||
         kvi_mapper_create(&options, &mapper) || pthread_create(&counting, NULL, count, NULL))
         goto out;
     failure = play(mapper);

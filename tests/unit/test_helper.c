@@ -61,11 +61,11 @@ static void ignore(const struct kvi_mapping *job)
     (void)job;
 }
 
-/* Nothing is mapped or changed at `slot` until let_go(). */
+/* Nothing is mapped or changed at `slot` until let_go(). The job itself fails: its alias is nowhere
+ * in the space. */
 static void hold(struct scene *s, uint32_t slot)
 {
-    struct kvi_mapping job = {.kind = KVI_MAPPING_ACCESS,
-                              .access = KVI_ACCESS_RW,
+    struct kvi_mapping job = {.kind = KVI_MAPPING_LOWER,
                               .backend = s->space->backend,
                               .fd = -1,
                               .address = s->space->base + slot * s->geometry.segment_bytes,

@@ -19,6 +19,7 @@
 #include "backend/backend_host.h"
 #include "client/mapper.h"
 #include "support/random.h"
+#include "support/spawn.h"
 #include "util/error.h"
 
 #define GRANULE    UINT64_C(4096)
@@ -33,7 +34,8 @@ static struct {
     struct kvi_backend *fault; /* around host */
     struct kvi_backend_memory before;
     struct kvi_phys created[SEGMENTS];
-    uint64_t base;
+    uint64_t base;       /* PLACES granules to read, */
+    uint64_t write_base; /* and as many to write */
     struct kvi_mapper *mapper;
     uint32_t done_count;
     struct kvi_mapping done[DONE_MAX];
@@ -65,6 +67,7 @@ static void open_world(bool has_helper, int64_t patience_ns)
     for (uint32_t i = 0; i < SEGMENTS; i++)
         cr_assert_eq(kvi_backend_segment_create(world.creator, GRANULE, &world.created[i]), 0);
     cr_assert_eq(kvi_backend_reserve(world.fault, PLACES * GRANULE, 0, &world.base), 0);
+    cr_assert_eq(kvi_backend_reserve(world.fault, PLACES * GRANULE, 0, &world.write_base), 0);
     cr_assert_eq(kvi_mapper_create(&mapper, &world.mapper), 0);
     cr_assert_eq(kvi_mapper_has_helper(world.mapper), has_helper);
 }
@@ -75,6 +78,7 @@ static void close_world(void)
 
     kvi_mapper_destroy(world.mapper);
     cr_assert_eq(kvi_backend_unreserve(world.fault, world.base, PLACES * GRANULE), 0);
+    cr_assert_eq(kvi_backend_unreserve(world.fault, world.write_base, PLACES * GRANULE), 0);
     cr_assert_eq(kvi_backend_memory(world.host, &after), 0);
     cr_assert_eq(memcmp(&after, &world.before, sizeof(after)), 0, "something leaked");
     kvi_backend_destroy(world.fault);
@@ -89,6 +93,7 @@ static struct kvi_mapping job_at(enum kvi_mapping_kind kind, uint32_t place)
                                 .backend = world.fault,
                                 .fd = -1,
                                 .address = world.base + place * GRANULE,
+                                .write_address = world.write_base + place * GRANULE,
                                 .bytes = GRANULE,
                                 .done = record,
                                 .tag = place};
@@ -107,7 +112,7 @@ static void submit(const struct kvi_mapping *job)
     cr_assert_eq(kvi_mapper_submit(world.mapper, job), 0);
 }
 
-/* Map segment 0 at `place`, for tests that begin there. */
+/* Map segment 0 and its alias at `place`, for tests that begin there. */
 static struct kvi_phys mapped(uint32_t place)
 {
     struct kvi_mapping job = map_job(0, place);
@@ -133,50 +138,139 @@ static void sleep_ms(int ms)
     poll(NULL, 0, ms);
 }
 
-ParameterizedTestParameters(mapper, maps_changes_and_unmaps)
+static bool is_mapped_as(uint32_t place, const char *read, const char *write)
+{
+    return !strcmp(kvt_rights_at(kvi_backend_pointer(world.base + place * GRANULE)), read) &&
+           !strcmp(kvt_rights_at(kvi_backend_pointer(world.write_base + place * GRANULE)), write);
+}
+
+/* Submit and wait: it is over, well. */
+static void carry_out(const struct kvi_mapping *job)
+{
+    submit(job);
+    kvi_mapper_drain(world.mapper);
+    cr_assert_eq(world.done[world.done_count - 1].code, 0, "%s", world.detail);
+}
+
+ParameterizedTestParameters(mapper, maps_raises_lowers_and_unmaps)
 {
     static bool kinds[] = {false, true};
     return cr_make_param_array(bool, kinds, 2);
 }
 
-ParameterizedTest(bool *has_helper, mapper, maps_changes_and_unmaps, .timeout = 30)
+ParameterizedTest(bool *has_helper, mapper, maps_raises_lowers_and_unmaps, .timeout = 30)
 {
     struct kvi_mapper_stats stats;
     struct kvi_mapping job;
-    volatile uint8_t *byte;
+    struct kvi_phys phys;
 
     open_world(*has_helper, 0);
     job = map_job(0, 3);
-    submit(&job);
-    kvi_mapper_drain(world.mapper);
-    cr_assert_eq(world.done[0].code, 0);
-    cr_assert_eq(world.done[0].tag, 3);
-    cr_assert_neq(world.done[0].phys.id, 0);
-    byte = kvi_backend_pointer(job.address);
-    *byte = 7;
-    job = job_at(KVI_MAPPING_ACCESS, 3);
     job.access = KVI_ACCESS_RO;
-    submit(&job);
-    /* The same memory a second time, from its handle, and away again without it. */
-    job = job_at(KVI_MAPPING_MAP, 5);
-    job.phys = world.done[0].phys;
-    submit(&job);
-    kvi_mapper_drain(world.mapper);
+    carry_out(&job);
+    cr_assert_eq(world.done[0].tag, 3);
+    phys = world.done[0].phys;
+    cr_assert_neq(phys.id, 0);
+    cr_assert(is_mapped_as(3, "r--s", "---p"));
+    job = job_at(KVI_MAPPING_RAISE, 3);
+    job.phys = phys;
+    carry_out(&job);
+    cr_assert(is_mapped_as(3, "r--s", "rw-s"));
+    *(volatile uint8_t *)kvi_backend_pointer(job.write_address) = 7;
     cr_assert_eq(*(volatile uint8_t *)kvi_backend_pointer(job.address), 7);
+    job = job_at(KVI_MAPPING_LOWER, 3);
+    job.phys = phys;
+    carry_out(&job);
+    cr_assert(is_mapped_as(3, "r--s", "---p"));
+    /* The same memory twice more, from its handle, and away again without it. */
+    job = job_at(KVI_MAPPING_MAP, 5);
+    job.phys = phys;
+    carry_out(&job);
+    cr_assert(is_mapped_as(5, "r--s", "rw-s"));
+    cr_assert_eq(*(volatile uint8_t *)kvi_backend_pointer(job.write_address), 7);
     job = job_at(KVI_MAPPING_UNMAP, 5);
-    job.phys = world.done[0].phys;
+    job.phys = phys;
     job.keeps_phys = true;
-    submit(&job);
+    carry_out(&job);
+    cr_assert(is_mapped_as(5, "---p", "---p"));
     job = job_at(KVI_MAPPING_UNMAP, 3);
-    job.phys = world.done[0].phys;
+    job.access = KVI_ACCESS_RO;
+    job.phys = phys;
+    carry_out(&job);
+    cr_assert(is_mapped_as(3, "---p", "---p"));
+    kvi_mapper_stats(world.mapper, &stats);
+    cr_assert_eq(*has_helper ? stats.helper_jobs : stats.inline_jobs, 6);
+    cr_assert_eq(*has_helper ? stats.inline_jobs : stats.helper_jobs, 0);
+    close_world();
+}
+
+/* One job with one call of the backend failing. */
+struct step {
+    enum kvi_mapping_kind kind;
+    enum kvi_access access; /* MAP, UNMAP */
+    enum kvi_backend_call call;
+    uint64_t nth;
+    const char *write; /* rights at write_base before, and so after */
+};
+
+static void fail_step(const struct step *step, struct kvi_phys phys)
+{
+    struct kvi_backend_memory before, after;
+    bool is_map = step->kind == KVI_MAPPING_MAP;
+    uint32_t place = is_map ? 7 : 1;
+    struct kvi_mapping job = is_map ? map_job(2, place) : job_at(step->kind, place);
+
+    job.access = step->access;
+    if (!is_map)
+        job.phys = phys;
+    cr_assert_eq(kvi_backend_memory(world.host, &before), 0);
+    cr_assert_eq(kvi_backend_fault_arm(world.fault, step->call, step->nth, KVMEM_E_SYSTEM, false),
+                 0);
     submit(&job);
     kvi_mapper_drain(world.mapper);
-    cr_assert_eq(world.done_count, 5);
-    for (uint32_t i = 0; i < 5; i++)
-        cr_assert_eq(world.done[i].code, 0, "job %u", i);
-    kvi_mapper_stats(world.mapper, &stats);
-    cr_assert_eq(*has_helper ? stats.helper_jobs : stats.inline_jobs, 5);
-    cr_assert_eq(*has_helper ? stats.inline_jobs : stats.helper_jobs, 0);
+    cr_assert_eq(world.done[world.done_count - 1].code, KVMEM_E_SYSTEM);
+    cr_assert_neq(strstr(world.detail, kvi_backend_call_name(step->call)), NULL, "%s",
+                  world.detail);
+    cr_assert_eq(kvi_backend_memory(world.host, &after), 0);
+    cr_assert_eq(memcmp(&before, &after, sizeof(after)), 0, "kind %d, call %" PRIu64,
+                 (int)step->kind, step->nth);
+    cr_assert(is_mapped_as(place, is_map ? "---p" : "r--s", step->write));
+}
+
+ParameterizedTestParameters(mapper, a_step_that_fails_leaves_all_as_it_was)
+{
+    static bool kinds[] = {false, true};
+    return cr_make_param_array(bool, kinds, 2);
+}
+
+ParameterizedTest(bool *has_helper, mapper, a_step_that_fails_leaves_all_as_it_was, .timeout = 30)
+{
+    static const struct step steps[] = {
+        {KVI_MAPPING_MAP, KVI_ACCESS_RW, KVI_BACKEND_CALL_SEGMENT_IMPORT, 1, "---p"},
+        {KVI_MAPPING_MAP, KVI_ACCESS_RW, KVI_BACKEND_CALL_MAP, 1, "---p"},
+        {KVI_MAPPING_MAP, KVI_ACCESS_RW, KVI_BACKEND_CALL_MAP, 2, "---p"},
+        {KVI_MAPPING_MAP, KVI_ACCESS_RO, KVI_BACKEND_CALL_MAP, 1, "---p"},
+        {KVI_MAPPING_LOWER, KVI_ACCESS_RO, KVI_BACKEND_CALL_UNMAP, 1, "rw-s"},
+        {KVI_MAPPING_UNMAP, KVI_ACCESS_RW, KVI_BACKEND_CALL_UNMAP, 1, "rw-s"},
+        {KVI_MAPPING_UNMAP, KVI_ACCESS_RW, KVI_BACKEND_CALL_UNMAP, 2, "rw-s"}};
+    static const struct step lowered[] = {
+        {KVI_MAPPING_RAISE, KVI_ACCESS_RW, KVI_BACKEND_CALL_MAP, 1, "---p"},
+        {KVI_MAPPING_UNMAP, KVI_ACCESS_RO, KVI_BACKEND_CALL_UNMAP, 1, "---p"}};
+    struct kvi_mapping job;
+    struct kvi_phys phys;
+
+    open_world(*has_helper, 0);
+    phys = mapped(1);
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+        fail_step(&steps[i], phys);
+    job = job_at(KVI_MAPPING_LOWER, 1);
+    carry_out(&job);
+    for (size_t i = 0; i < sizeof(lowered) / sizeof(lowered[0]); i++)
+        fail_step(&lowered[i], phys);
+    job = job_at(KVI_MAPPING_UNMAP, 1);
+    job.access = KVI_ACCESS_RO;
+    job.phys = phys;
+    carry_out(&job);
     close_world();
 }
 
@@ -230,7 +324,7 @@ ParameterizedTest(bool *has_helper, mapper, a_failure_keeps_its_code_and_detail,
                       world.detail);
         cr_assert_eq(fcntl(job.fd, F_GETFD), -1, "the descriptor is consumed");
     }
-    job = job_at(KVI_MAPPING_ACCESS, 0); /* nothing is mapped there */
+    job = job_at(KVI_MAPPING_LOWER, 0); /* nothing is mapped there */
     submit(&job);
     kvi_mapper_drain(world.mapper);
     cr_assert_eq(world.done[2].code, KVMEM_E_INVALID);
@@ -252,8 +346,7 @@ ParameterizedTest(bool *has_helper, mapper, a_job_waits_for_its_counter_and_othe
 
     open_world(*has_helper, 0);
     phys = mapped(0);
-    job = job_at(KVI_MAPPING_ACCESS, 0);
-    job.access = KVI_ACCESS_RO;
+    job = job_at(KVI_MAPPING_LOWER, 0);
     job.phys = phys;
     job.counter = &counter;
     job.value = 5;
@@ -269,6 +362,7 @@ ParameterizedTest(bool *has_helper, mapper, a_job_waits_for_its_counter_and_othe
     cr_assert_eq(world.done_count, 1);
     cr_assert_eq(world.done[0].kind, KVI_MAPPING_MAP);
     job = job_at(KVI_MAPPING_UNMAP, 0); /* the same place: waits */
+    job.access = KVI_ACCESS_RO;
     job.keeps_phys = true;
     submit(&job);
     sleep_ms(30);
@@ -277,7 +371,7 @@ ParameterizedTest(bool *has_helper, mapper, a_job_waits_for_its_counter_and_othe
     __atomic_store_n(&counter, 5, __ATOMIC_RELEASE);
     kvi_mapper_drain(world.mapper);
     cr_assert_eq(world.done_count, 4);
-    cr_assert_eq(world.done[1].kind, KVI_MAPPING_ACCESS);
+    cr_assert_eq(world.done[1].kind, KVI_MAPPING_LOWER);
     cr_assert_eq(world.done[2].kind, KVI_MAPPING_UNMAP);
     cr_assert_eq(world.done[2].tag, 1);
     cr_assert_eq(world.done[3].tag, 0);
@@ -318,17 +412,24 @@ Test(mapper, a_full_ring_is_busy_and_takes_again, .timeout = 30)
 
     open_world(true, 0);
     phys = mapped(0);
-    job = job_at(KVI_MAPPING_ACCESS, 0);
+    job = job_at(KVI_MAPPING_LOWER, 0);
+    job.phys = phys;
     job.counter = &counter;
     job.value = 1;
-    for (uint32_t i = 0; i < KVI_MAPPER_JOBS; i++)
+    for (uint32_t i = 0; i < KVI_MAPPER_JOBS; i++) {
+        job.kind = i % 2 ? KVI_MAPPING_RAISE : KVI_MAPPING_LOWER;
         submit(&job);
+    }
     cr_assert_eq(kvi_mapper_submit(world.mapper, &job), KVMEM_E_BUSY);
     __atomic_store_n(&counter, 1, __ATOMIC_RELEASE);
     kvi_mapper_drain(world.mapper);
     cr_assert_eq(world.done_count, KVI_MAPPER_JOBS);
-    submit(&job);
-    kvi_mapper_drain(world.mapper);
+    for (uint32_t i = 0; i < KVI_MAPPER_JOBS; i++)
+        cr_assert_eq(world.done[i].code, 0, "job %u", i);
+    job.kind = KVI_MAPPING_LOWER;
+    carry_out(&job);
+    job.kind = KVI_MAPPING_RAISE;
+    carry_out(&job);
     unmap(0, phys);
     close_world();
 }
@@ -445,6 +546,7 @@ Test(mapper, no_memory_at_any_allocation)
 
 struct twin {
     struct kvi_phys phys[PLACES]; /* 0: nothing */
+    bool has_alias[PLACES];
     uint64_t counter;
     uint64_t sent;
     uint64_t seed;
@@ -456,15 +558,20 @@ static void random_job(struct twin *twin, const struct kvi_phys *handles)
     uint32_t place = (uint32_t)(kvt_random(&twin->seed) % PLACES);
     struct kvi_mapping job = job_at(KVI_MAPPING_MAP, place);
 
+    job.phys = handles[place];
     if (!twin->phys[place].id) {
-        job.phys = twin->phys[place] = handles[place];
+        twin->phys[place] = handles[place];
+        twin->has_alias[place] = kvt_random(&twin->seed) % 2;
+        job.access = twin->has_alias[place] ? KVI_ACCESS_RW : KVI_ACCESS_RO;
     } else if (kvt_random(&twin->seed) % 2) {
-        job.kind = KVI_MAPPING_ACCESS;
-        job.access = kvt_random(&twin->seed) % 2 ? KVI_ACCESS_RO : KVI_ACCESS_RW;
+        job.kind = twin->has_alias[place] ? KVI_MAPPING_LOWER : KVI_MAPPING_RAISE;
+        twin->has_alias[place] = !twin->has_alias[place];
     } else {
         job.kind = KVI_MAPPING_UNMAP;
+        job.access = twin->has_alias[place] ? KVI_ACCESS_RW : KVI_ACCESS_RO;
         job.keeps_phys = true;
         twin->phys[place].id = 0;
+        twin->has_alias[place] = false;
     }
     if (kvt_random(&twin->seed) % 3 == 0) {
         job.counter = &twin->counter;
@@ -512,13 +619,20 @@ ParameterizedTest(bool *has_helper, mapper, random_jobs_match_a_naive_twin, .tim
     for (uint32_t i = 0; i < world.done_count; i++) /* out of order, one would have failed */
         cr_assert_eq(world.done[i].code, 0, "job %u, seed %#" PRIx64, i, MODEL_SEED);
     for (uint32_t i = 0; i < PLACES; i++)
-        mapped_count += twin.phys[i].id != 0;
+        mapped_count += (twin.phys[i].id != 0) + twin.has_alias[i];
     cr_assert_eq(kvi_backend_memory(world.host, &now), 0);
     cr_assert_eq(now.mapping_count, mapped_count);
-    for (uint32_t i = 0; i < PLACES; i++)
+    for (uint32_t i = 0; i < PLACES; i++) {
+        struct kvi_mapping job = job_at(KVI_MAPPING_UNMAP, i);
+
+        cr_assert(is_mapped_as(i, twin.phys[i].id ? "r--s" : "---p",
+                               twin.has_alias[i] ? "rw-s" : "---p"));
+        job.access = twin.has_alias[i] ? KVI_ACCESS_RW : KVI_ACCESS_RO;
+        job.phys = handles[i];
         if (twin.phys[i].id)
-            cr_assert_eq(kvi_backend_unmap(world.fault, world.base + i * GRANULE, GRANULE), 0);
-    for (uint32_t i = 0; i < PLACES; i++)
-        cr_assert_eq(kvi_backend_segment_release(world.fault, handles[i]), 0);
+            cr_assert_eq(kvi_mapper_do(world.mapper, &job), 0);
+        else
+            cr_assert_eq(kvi_backend_segment_release(world.fault, handles[i]), 0);
+    }
     close_world();
 }
