@@ -125,10 +125,10 @@ static void write_tokens(struct model *m, struct twin *t, uint32_t from)
 }
 
 /* A view is read where it cannot be written; what others have cannot be written at all. */
-static void verify_rights(struct model *m, const struct twin *t)
+static void verify_rights(const struct model *m, const struct twin *t)
 {
     struct kvmem_region_info info = kvt_region_info(t->region);
-    uint64_t token = below(m, t->appended);
+    uint64_t token = m->verified % t->appended;
     const char *rights;
 
     cr_assert_str_eq(kvt_rights_at((char *)info.base + token * TOKEN_BYTES), "r--s");
@@ -230,7 +230,10 @@ static void do_open(struct model *m)
 
     if (!t)
         return;
-    options.token_limit = below(m, 6) ? TOKENS_MAX : 1 + below(m, TOKENS_MAX);
+    options.token_limit = TOKENS_MAX;
+    if (below(m, 4) == 0)
+        options.token_limit =
+            below(m, 2) ? t->appended + 1 + below(m, 8) : 1 + below(m, TOKENS_MAX);
     code = kvmem_region_open(m->s->space, t->id, &options, &region);
     if (t->region) {
         cr_assert_eq(code, KVMEM_E_EXISTS);
@@ -450,7 +453,7 @@ static void do_verify(struct model *m)
     if (!t)
         return;
     verify(m, m->s, t);
-    if (t->region && t->appended && !below(m, 8))
+    if (t->region && t->appended && m->verified % 8 == 0)
         verify_rights(m, t);
 }
 
