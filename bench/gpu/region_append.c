@@ -2,7 +2,8 @@
  *
  * region_append: tokens appended one by one to a sequence with a region, as a model that makes one
  * every 200 µs; the appends that cross into the next block, on the calling thread. Limit 2 µs, and
- * none that had to wait for a mapping. Afterwards what was written by blocks is read by the view.
+ * none that had to wait for a mapping. Afterwards what was written by blocks is read by the view,
+ * and the other way round.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -42,10 +43,17 @@ static struct kvmem_region_info info_of(const struct run *run)
     return info;
 }
 
-/* Written by blocks, read as one range. */
+static void write_and_read(const struct run *run, const struct kvt_gpu_part *written,
+                           const struct kvt_gpu_part *read)
+{
+    kvt_gpu_fill(written, run->engine.stream);
+    if (kvt_gpu_wrong(read, run->engine.stream))
+        kvt_die("the view and the blocks show different bytes");
+}
+
 static void verify(struct run *run)
 {
-    struct kvt_gpu_part part = kvt_gpu_part_of(&run->engine, run->seq, BLOCKS, 1);
+    struct kvt_gpu_part blocks = kvt_gpu_part_of(&run->engine, run->seq, BLOCKS, 1), range = blocks;
     struct kvmem_region_info info = info_of(run);
     struct kvt_gpu_shape view = run->engine.shape;
     static int32_t in_order[BLOCKS];
@@ -54,13 +62,14 @@ static void verify(struct run *run)
         kvt_die("%" PRIu64 " tokens are mapped", info.mapped_tokens);
     for (int32_t i = 0; i < (int32_t)BLOCKS; i++)
         in_order[i] = i;
-    kvt_gpu_fill(&part, run->engine.stream);
     view.base = info.base;
+    view.write_base = info.write_base;
     view.stride_bytes = info.block_bytes;
-    part.shape = &view;
-    part.blocks = in_order;
-    if (kvt_gpu_wrong(&part, run->engine.stream))
-        kvt_die("the view shows other bytes");
+    range.shape = &view;
+    range.blocks = in_order;
+    write_and_read(run, &blocks, &range);
+    blocks.seed = ++range.seed;
+    write_and_read(run, &range, &blocks);
 }
 
 static void begin(struct run *run)

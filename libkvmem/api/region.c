@@ -56,6 +56,7 @@ int kvmem_region_info(const struct kvmem_region *region, struct kvmem_region_inf
     out->size = sizeof(*out);
     out->mapped_blocks = region->mapped;
     out->base = kvi_backend_pointer(region->base);
+    out->write_base = kvi_backend_pointer(region->write_base);
     out->block_bytes = space->geometry.block_bytes;
     if (space->options.layout == KVMEM_LAYOUT_TOKEN_MAJOR)
         out->token_stride_bytes = space->geometry.k_token_stride_bytes;

@@ -64,36 +64,53 @@ void kvi_regions_fini(struct kvmem_space *space)
 
 /* ---- ranges ---- */
 
+/* Of both halves of its reservation together. */
 static uint64_t range_bytes_of(const struct kvmem_region *region)
 {
-    return region->block_limit * region->space->geometry.block_bytes;
+    return 2 * region->block_limit * region->space->geometry.block_bytes;
 }
 
-static int take_range(struct kvmem_space *space, uint64_t bytes, uint64_t *base)
+/* A kept range of that size, or 0. */
+static uint64_t take_kept(struct kvi_regions *regions, uint64_t bytes)
 {
-    struct kvi_regions *regions = space->regions;
-
     for (uint32_t i = regions->range_count; i-- > 0;) {
+        uint64_t range = regions->ranges[i];
+
         if (regions->range_bytes[i] != bytes)
             continue;
-        *base = regions->ranges[i];
         regions->ranges[i] = regions->ranges[--regions->range_count];
         regions->range_bytes[i] = regions->range_bytes[regions->range_count];
-        return 0;
+        return range;
     }
-    return kvi_backend_reserve(kvi_space_backend(space), bytes, 0, base);
+    return 0;
+}
+
+static int take_range(struct kvmem_region *region)
+{
+    struct kvmem_space *space = region->space;
+    uint64_t bytes = range_bytes_of(region);
+    uint64_t range = take_kept(space->regions, bytes);
+    int code = range ? 0 : kvi_backend_reserve(kvi_space_backend(space), bytes, 0, &range);
+
+    if (code)
+        return code;
+    region->write_base = range;
+    region->base = range + bytes / 2;
+    return 0;
 }
 
 /* Nothing is mapped there any more. */
-static void give_range(struct kvmem_space *space, uint64_t base, uint64_t bytes)
+static void give_range(const struct kvmem_region *region)
 {
+    struct kvmem_space *space = region->space;
     struct kvi_regions *regions = space->regions;
+    uint64_t bytes = range_bytes_of(region);
 
     if (regions->range_count == KVI_REGION_RANGES) {
-        kvi_backend_unreserve(kvi_space_backend(space), base, bytes);
+        kvi_backend_unreserve(kvi_space_backend(space), region->write_base, bytes);
         return;
     }
-    regions->ranges[regions->range_count] = base;
+    regions->ranges[regions->range_count] = region->write_base;
     regions->range_bytes[regions->range_count++] = bytes;
 }
 
@@ -168,7 +185,7 @@ static bool finish(struct kvmem_region *region)
     if (kvi_region_hide(region, 0))
         return false;
     leave_list(region, &space->regions->closing);
-    give_range(space, region->base, range_bytes_of(region));
+    give_range(region);
     kvi_release(&space->client->alloc, region, region_bytes(region->block_limit));
     return true;
 }
@@ -325,7 +342,7 @@ int kvi_region_open(struct kvmem_space *space, struct kvmem_seq id,
     region = create(space, id, options);
     if (!region)
         return KVMEM_E_NO_MEMORY;
-    code = take_range(space, range_bytes_of(region), &region->base);
+    code = take_range(region);
     if (code)
         goto no_range;
     code = fill(region, seq);
@@ -336,7 +353,7 @@ int kvi_region_open(struct kvmem_space *space, struct kvmem_seq id,
     return 0;
 
 not_mapped:
-    give_range(space, region->base, range_bytes_of(region));
+    give_range(region);
 no_range:
     kvi_release(&space->client->alloc, region, region_bytes(region->block_limit));
     return code;

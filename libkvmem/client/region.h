@@ -3,9 +3,12 @@
  * Regions: sequences as contiguous ranges of addresses, for <kvmem/region.h>.
  *
  *   table of the sequence   | b0 | b1 | b2 | b3 | b4 |        b2 is the tail, b3 and b4 lie ahead
- *   views of the region     | v0 | v1 | v2 | v3 | .. |        at base + position × block_bytes
+ *   views, to be read       | v0 | v1 | v2 | v3 | .. |        at base + position × block_bytes
+ *   views, to be written    | .. | .. | w2 | w3 | .. |        at write_base + the same
  *
- *   view     a position of a region: shows the block of its segment, mapped again, or nothing
+ *   view     a position of a region: shows the block of its segment, mapped again, or nothing.
+ *            Read-only at base, for as long as it shows that block; writable at write_base while
+ *            it may be written there. No mapping changes its access
  *   closing  a region whose views stay until the last work that uses them has passed; its sequence
  *            has none any more, its blocks may be given up behind the same fence
  *   ahead    blocks of the table beyond the tail: reserved blocks of the sequence like others
@@ -19,12 +22,12 @@
  *   mapped ≤ queued ≤ block_limit; mapped = queued when nothing is pending
  *   the handle behind a view = that of its block's segment
  *   the list of a segment = the views that show it
- *   a view is writable  ⇒  its segment is ours: one writer, so what lowers one lowers the other
+ *   a view is writable  ⇒  it shows a block, and its segment is ours and writable
  *
- * A view is made writable while its block is PRIVATE and referenced once, read-only else. It stays
- * writable, as the block's own address does, until the segment is handed in. Before an append
- * returns, all views that its tokens go to are mapped and writable. That is so already, unless
- * they outran dispatch (info.waits) or the tail was shared (info.remaps).
+ * A view becomes writable while its block is PRIVATE and referenced once. It stays so, as the
+ * block's own write address does, until the segment is handed in. Before an append returns, all
+ * views that its tokens go to are mapped and writable. That is so already, unless they outran
+ * dispatch (info.waits) or the tail was shared (info.remaps).
  *
  * Ownership: the space has its regions, their ranges and mappings; ranges of closed regions are
  * kept for the next ones of their size. One thread, that of the client.
@@ -48,7 +51,7 @@ struct kvi_view {
     struct kvi_view *next;
     struct kvi_phys phys; /* of the segment that is mapped here */
     int32_t block;        /* that is shown */
-    uint8_t access;       /* enum kvi_access; 0 = shows nothing */
+    uint8_t access;       /* 0 = shows nothing, RO = mapped at base, RW = at write_base too */
     uint8_t reserved[3];
 };
 
@@ -57,7 +60,8 @@ struct kvmem_region {
     struct kvmem_region *prev;
     struct kvmem_region *next;
     struct kvmem_seq seq;
-    uint64_t base;
+    uint64_t base;          /* of the read-only views */
+    uint64_t write_base;    /* of the writable ones: the lower half of one reservation */
     struct kvi_point point; /* closing: unmapped once it is reached */
     uint32_t block_limit;   /* views */
     uint32_t ahead;
@@ -77,10 +81,10 @@ struct kvmem_region {
 
 struct kvi_regions {
     struct kvmem_region *first;
-    struct kvmem_region *closing; /* those that wait for their point */
-    struct kvmem_region **of_seq; /* [seq_limit], by place */
-    struct kvi_view **shown;      /* [segment_limit] views of the segment */
-    uint64_t ranges[KVI_REGION_RANGES];
+    struct kvmem_region *closing;       /* those that wait for their point */
+    struct kvmem_region **of_seq;       /* [seq_limit], by place */
+    struct kvi_view **shown;            /* [segment_limit] views of the segment */
+    uint64_t ranges[KVI_REGION_RANGES]; /* reservations, for regions to come */
     uint64_t range_bytes[KVI_REGION_RANGES];
     uint32_t range_count;
     bool is_due; /* dispatch has blocks to map ahead */
@@ -152,7 +156,7 @@ void kvi_region_restore(struct kvmem_region *region);
  * holds nothing then. LIMIT or a code of the backend, and nothing has changed. */
 int kvi_region_attach(struct kvmem_region *region, uint32_t count, const int32_t *blocks);
 
-/* The segment becomes read-only: its views first. Codes of the backend. */
+/* The segment is going to be handed in: its writable views go first. Codes of the backend. */
 int kvi_regions_lower(struct kvmem_space *space, uint32_t slot);
 
 /* Nobody here holds the segment's block any more: unmap what still shows it. */
@@ -181,7 +185,8 @@ int kvi_region_hide(struct kvmem_region *region, uint32_t from);
 int kvi_region_swap(struct kvmem_region *region, uint32_t position, int32_t block,
                     enum kvi_access access);
 
-int kvi_region_set_access(struct kvi_view *view, enum kvi_access access);
+/* Make the view at a position that shows a block writable, if it is not. Codes of the backend. */
+int kvi_region_raise(struct kvmem_region *region, uint32_t position);
 
 /* RW for a block that its only sequence may write. */
 enum kvi_access kvi_region_access_of(const struct kvmem_space *space, int32_t block);

@@ -5,7 +5,7 @@
  *   take   all blocks of the batch go into the tables, as reserved ones
  *   map    views of what will be written: mapped if they are not, writable if they are not (a
  *          sibling that shared the tail has gone), and the copies of shared tails in their place:
- *          last, since that takes two calls
+ *          last, since that takes several calls
  */
 #include <assert.h>
 #include <inttypes.h>
@@ -103,7 +103,7 @@ static int map_written(struct kvmem_region *region, const struct kvi_seq *seq, u
     int code = 0;
 
     for (uint32_t i = first + has_copy; !code && i < after && i < region->mapped; i++)
-        code = kvi_region_set_access(&region->views[i], KVI_ACCESS_RW);
+        code = kvi_region_raise(region, i);
     has_to_map = region->mapped < after;
     if (has_to_map) {
         kvi_region_settle(region);

@@ -35,9 +35,8 @@ static int check_view(const struct kvmem_region *region, uint32_t position)
     segment = kvi_pool_segment(&space->pool, (uint32_t)view->block);
     if (!segment->access || view->phys.id != segment->phys.id)
         return wrong("view %u shows another segment than that of block %d", position, view->block);
-    if (view->access == KVI_ACCESS_RW && !segment->is_owned)
-        return wrong("view %u of block %d is writable, its segment is not ours", position,
-                     view->block);
+    if (view->access == KVI_ACCESS_RW && (!segment->is_owned || segment->access != KVI_ACCESS_RW))
+        return wrong("view %u of block %d is writable, its segment is not", position, view->block);
     if (view->prev
             ? view->prev->next != view
             : space->regions->shown[kvi_pool_slot(&space->pool, (uint32_t)view->block)] != view)

@@ -7,10 +7,21 @@
 
 #include "client/mapper.h"
 #include "client/region.h"
+#include "util/error.h"
 
-static uint64_t address_of(const struct kvmem_region *region, uint32_t position)
+static uint64_t read_address(const struct kvmem_region *region, uint32_t position)
 {
     return region->base + position * region->space->geometry.block_bytes;
+}
+
+static uint64_t write_address(const struct kvmem_region *region, uint32_t position)
+{
+    return region->write_base + position * region->space->geometry.block_bytes;
+}
+
+static uint32_t position_of(const struct kvi_view *view)
+{
+    return (uint32_t)(view - view->region->views);
 }
 
 static struct kvi_view **list_of(const struct kvi_view *view)
@@ -48,24 +59,119 @@ enum kvi_access kvi_region_access_of(const struct kvmem_space *space, int32_t bl
     return is_own ? KVI_ACCESS_RW : KVI_ACCESS_RO;
 }
 
+/* ---- writable or not ---- */
+
+int kvi_region_raise(struct kvmem_region *region, uint32_t position)
+{
+    struct kvmem_space *space = region->space;
+    struct kvi_view *view = &region->views[position];
+    int code;
+
+    assert(view->access);
+    if (view->access == KVI_ACCESS_RW)
+        return 0;
+    code = kvi_backend_map(kvi_space_backend(space), view->phys, write_address(region, position),
+                           space->geometry.block_bytes, KVI_ACCESS_RW);
+    if (!code)
+        view->access = KVI_ACCESS_RW;
+    return code;
+}
+
+/* Of views [from, end) none is writable any more: adjoining ones in one call. */
+static int lower_run(struct kvmem_region *region, uint32_t from, uint32_t end)
+{
+    struct kvmem_space *space = region->space;
+    uint32_t i = from;
+    int code = 0;
+
+    while (!code && i < end) {
+        uint32_t first = i;
+
+        while (i < end && region->views[i].access == KVI_ACCESS_RW)
+            i++;
+        if (i > first)
+            code = kvi_backend_unmap(kvi_space_backend(space), write_address(region, first),
+                                     (i - first) * space->geometry.block_bytes);
+        for (uint32_t k = first; !code && k < i; k++)
+            region->views[k].access = KVI_ACCESS_RO;
+        i += i == first;
+    }
+    return code;
+}
+
+/* Those of views [from, end) that may be written are writable again, as far as that can be had.
+ * The detail of the error that led here stays. */
+static void raise_again(struct kvmem_region *region, uint32_t from, uint32_t end)
+{
+    struct kvmem_error_detail detail = *kvmem_error_detail();
+
+    for (uint32_t i = from; i < end; i++)
+        if (kvi_region_access_of(region->space, region->views[i].block) == KVI_ACCESS_RW)
+            (void)kvi_region_raise(region, i);
+    kvi_error_restore(&detail);
+}
+
+/* ---- showing, hiding ---- */
+
+static void forget(struct kvi_view *view)
+{
+    unlink_view(view);
+    view->access = 0;
+}
+
+/* Views [from, end), all of which show something: all of them, or none. */
+static int hide_run(struct kvmem_region *region, uint32_t from, uint32_t end)
+{
+    struct kvmem_space *space = region->space;
+    int code = lower_run(region, from, end);
+
+    if (!code)
+        code = kvi_backend_unmap(kvi_space_backend(space), read_address(region, from),
+                                 (end - from) * space->geometry.block_bytes);
+    if (code)
+        raise_again(region, from, end);
+    for (uint32_t i = from; !code && i < end; i++)
+        forget(&region->views[i]);
+    return code;
+}
+
+/* What maps a block at a position, twice when it may be written. */
+static struct kvi_mapping job_for(struct kvmem_region *region, uint32_t position, int32_t block,
+                                  enum kvi_access access)
+{
+    struct kvmem_space *space = region->space;
+    const struct kvi_segment *segment = kvi_pool_segment(&space->pool, (uint32_t)block);
+    struct kvi_view *view = &region->views[position];
+
+    assert(!view->access && segment->access >= access);
+    *view = (struct kvi_view){.region = region, .phys = segment->phys, .block = block};
+    return (struct kvi_mapping){.kind = KVI_MAPPING_MAP,
+                                .access = access,
+                                .backend = kvi_space_backend(space),
+                                .fd = -1,
+                                .phys = segment->phys,
+                                .address = read_address(region, position),
+                                .write_address = write_address(region, position),
+                                .bytes = space->geometry.block_bytes,
+                                .context = view};
+}
+
+static void shown(struct kvi_view *view, const struct kvi_mapping *job)
+{
+    view->access = (uint8_t)job->access;
+    link_view(view);
+}
+
 /* Map the block at a position that shows nothing. */
 static int show_at(struct kvmem_region *region, uint32_t position, int32_t block,
                    enum kvi_access access)
 {
-    struct kvmem_space *space = region->space;
-    struct kvi_view *view = &region->views[position];
-    const struct kvi_segment *segment = kvi_pool_segment(&space->pool, (uint32_t)block);
-    int code;
+    struct kvi_mapping job = job_for(region, position, block, access);
+    int code = kvi_mapper_do(region->space->client->mapper, &job);
 
-    assert(!view->access && segment->access >= access);
-    code = kvi_backend_map(kvi_space_backend(space), segment->phys, address_of(region, position),
-                           space->geometry.block_bytes, access);
-    if (code)
-        return code;
-    *view = (struct kvi_view){
-        .region = region, .phys = segment->phys, .block = block, .access = (uint8_t)access};
-    link_view(view);
-    return 0;
+    if (!code)
+        shown(&region->views[position], &job);
+    return code;
 }
 
 int kvi_region_show(struct kvmem_region *region, int32_t block, enum kvi_access access)
@@ -74,24 +180,6 @@ int kvi_region_show(struct kvmem_region *region, int32_t block, enum kvi_access 
 
     if (!code)
         region->queued = ++region->mapped;
-    return code;
-}
-
-static void forget(struct kvi_view *view)
-{
-    unlink_view(view);
-    view->access = 0;
-}
-
-/* Views [from, end), all of which show something. */
-static int hide_run(struct kvmem_region *region, uint32_t from, uint32_t end)
-{
-    struct kvmem_space *space = region->space;
-    int code = kvi_backend_unmap(kvi_space_backend(space), address_of(region, from),
-                                 (end - from) * space->geometry.block_bytes);
-
-    for (uint32_t i = from; !code && i < end; i++)
-        forget(&region->views[i]);
     return code;
 }
 
@@ -104,10 +192,8 @@ static void shown_ahead(const struct kvi_mapping *job)
     struct kvmem_region *region = view->region;
     uint32_t end = region->queued;
 
-    if (!job->code) {
-        view->access = (uint8_t)job->access;
-        link_view(view);
-    }
+    if (!job->code)
+        shown(view, job);
     while (region->mapped < end && region->views[region->mapped].access)
         region->mapped++;
     if (--region->pending || region->mapped == end)
@@ -122,19 +208,9 @@ static void shown_ahead(const struct kvi_mapping *job)
 static bool submit_view(struct kvmem_region *region, uint32_t position, int32_t block)
 {
     struct kvmem_space *space = region->space;
-    const struct kvi_segment *segment = kvi_pool_segment(&space->pool, (uint32_t)block);
-    struct kvi_view *view = &region->views[position];
-    struct kvi_mapping job = {.kind = KVI_MAPPING_MAP,
-                              .access = kvi_region_access_of(space, block),
-                              .backend = kvi_space_backend(space),
-                              .fd = -1,
-                              .phys = segment->phys,
-                              .address = address_of(region, position),
-                              .bytes = space->geometry.block_bytes,
-                              .done = shown_ahead,
-                              .context = view};
+    struct kvi_mapping job = job_for(region, position, block, kvi_region_access_of(space, block));
 
-    *view = (struct kvi_view){.region = region, .phys = segment->phys, .block = block};
+    job.done = shown_ahead;
     return kvi_mapper_submit(space->client->mapper, &job) == 0;
 }
 
@@ -207,28 +283,12 @@ int kvi_region_swap(struct kvmem_region *region, uint32_t position, int32_t bloc
     return code;
 }
 
-int kvi_region_set_access(struct kvi_view *view, enum kvi_access access)
-{
-    struct kvmem_region *region = view->region;
-    struct kvmem_space *space = region->space;
-    uint32_t position = (uint32_t)(view - region->views);
-    int code;
-
-    if (view->access == access)
-        return 0;
-    code = kvi_backend_set_access(kvi_space_backend(space), address_of(region, position),
-                                  space->geometry.block_bytes, access);
-    if (!code)
-        view->access = (uint8_t)access;
-    return code;
-}
-
 void kvi_regions_vacate(struct kvmem_space *space, uint32_t slot)
 {
     struct kvi_view *view;
 
     while ((view = space->regions->shown[slot]) != NULL) {
-        uint32_t position = (uint32_t)(view - view->region->views);
+        uint32_t position = position_of(view);
 
         /* Neither fails for what was mapped here. */
         if (hide_run(view->region, position, position + 1))
@@ -241,6 +301,6 @@ int kvi_regions_lower(struct kvmem_space *space, uint32_t slot)
     int code = 0;
 
     for (struct kvi_view *view = space->regions->shown[slot]; !code && view; view = view->next)
-        code = kvi_region_set_access(view, KVI_ACCESS_RO);
+        code = lower_run(view->region, position_of(view), position_of(view) + 1);
     return code;
 }

@@ -3,9 +3,9 @@
  * A client that reads a prefix of another process as a region: client_region SOCKET BLOCKS
  * Looks the names of kvt_region_names() up, attaches them to a sequence with a region, appends a
  * token and writes it through the view. Says "attached hits=N wrong=N tail=N" (tokens with a wrong
- * byte; 1 when the tail's byte is seen in its block). Then a line on stdin: "stray T" writes into
- * token T through the view, and should die of SIGSEGV there and then if it is a shared one (else
- * it says "survived"); "check" says "wrong=N" anew; "end" ends it.
+ * byte; 1 when the tail's byte is seen in its block and in the view). Then a line on stdin: "stray
+ * T" writes into token T where the view is read, "overwrite T" where it is written, and should die
+ * of SIGSEGV there and then (else it says "survived"); "check" says "wrong=N" anew; "end" ends it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,22 +23,23 @@ const char *__asan_default_options(void)
     return "handle_segv=0";
 }
 
-static char *token_at(const struct kvmem_region *region, uint64_t token)
-{
-    return (char *)kvt_region_info(region).base + token * KVT_REGION_TOKEN_BYTES;
-}
-
 static int wrong_tokens(const struct kvmem_region *region, uint32_t tokens)
 {
     int wrong = 0;
 
     for (uint32_t t = 0; t < tokens; t++)
         for (uint32_t i = 0; i < KVT_REGION_TOKEN_BYTES; i++)
-            if (token_at(region, t)[i] != (char)(t + 1)) {
+            if (kvt_region_token(region, t)[i] != (char)(t + 1)) {
                 wrong++;
                 break;
             }
     return wrong;
+}
+
+static void write_stray(volatile char *target)
+{
+    *target = 1;
+    printf("survived\n");
 }
 
 static void serve(const struct kvmem_region *region, uint32_t tokens)
@@ -47,10 +48,11 @@ static void serve(const struct kvmem_region *region, uint32_t tokens)
 
     while (fgets(line, sizeof(line), stdin) && strncmp(line, "end", 3) != 0) {
         if (!strncmp(line, "stray", 5)) {
-            volatile char *target = token_at(region, strtoull(line + 5, NULL, 0));
+            uint64_t at = strtoull(line + 5, NULL, 0) * KVT_REGION_TOKEN_BYTES;
 
-            *target = (char)(*target + 1);
-            printf("survived\n");
+            write_stray((char *)kvt_region_info(region).base + at);
+        } else if (!strncmp(line, "overwrite", 9)) {
+            write_stray(kvt_region_write(region, strtoull(line + 9, NULL, 0)));
         } else {
             printf("checked wrong=%d\n", wrong_tokens(region, tokens));
         }
@@ -85,10 +87,11 @@ int main(int argc, char **argv)
     kvt_must(kvmem_seq_attach(space, seq, (uint32_t)hits, blocks), "attach");
     count = (uint32_t)hits * KVT_REGION_BLOCK_TOKENS;
     kvt_must(kvmem_seq_append(space, seq, 1, kvmem_fence_none()), "append");
-    memset(token_at(region, count), 99, KVT_REGION_TOKEN_BYTES);
+    memset(kvt_region_write(region, count), 99, KVT_REGION_TOKEN_BYTES);
     kvt_must(kvmem_client_check(client), "check");
     printf("attached hits=%d wrong=%d tail=%d\n", hits, wrong_tokens(region, count),
-           *kvt_region_block_token(space, seq, count) == 99);
+           *kvt_region_block_token(space, seq, count) == 99 &&
+               *kvt_region_token(region, count) == 99);
     fflush(stdout);
     serve(region, count);
     kvmem_client_close(client);

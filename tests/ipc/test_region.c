@@ -44,8 +44,7 @@ static void begin(void)
     kvt_must(kvt_region_open(space, seq, 100, &region), "region_open");
     kvt_must(kvmem_seq_append(space, seq, TOKENS, kvmem_fence_none()), "append");
     for (uint32_t t = 0; t < TOKENS; t++)
-        memset((char *)kvt_region_info(region).base + t * KVT_REGION_TOKEN_BYTES, (int)t + 1,
-               KVT_REGION_TOKEN_BYTES);
+        memset(kvt_region_write(region, t), (int)t + 1, KVT_REGION_TOKEN_BYTES);
     kvt_must(kvmem_seq_commit(space, seq, TOKENS), "commit");
     kvt_region_names(names, BLOCKS);
     kvt_must(kvmem_seq_publish(space, seq, 0, BLOCKS, names, kvmem_fence_none()), "publish");
@@ -88,40 +87,41 @@ static void end_reader(struct kvt_process *reader)
 
 Test(ipc_region, a_stray_write_through_a_view_kills_the_writer_alone, .timeout = TIME_LIMIT)
 {
-    static const uint32_t tokens[] = {0, 5, TOKENS - 1};
+    /* by the read address also of what is its own; shared ones have nothing at the write address */
+    static const char *const strays[] = {"stray 0",     "stray 5",     "stray 23",    "stray 24",
+                                         "overwrite 0", "overwrite 5", "overwrite 23"};
     struct kvt_process reader, stray;
 
     begin();
     start_reader(&reader);
-    for (uint32_t i = 0; i < 3; i++) {
+    for (uint32_t i = 0; i < sizeof(strays) / sizeof(strays[0]); i++) {
         int status;
 
         start_reader(&stray);
-        kvt_tell(&stray, "stray %u", tokens[i]);
+        kvt_tell(&stray, "%s", strays[i]);
         status = kvt_reap(&stray, KVT_ANSWER_LIMIT);
-        cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "token %u: wait status 0x%x",
-                  tokens[i], status);
+        cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "%s: wait status 0x%x",
+                  strays[i], status);
     }
     for (uint32_t i = 0; i < TOKENS * KVT_REGION_TOKEN_BYTES; i++)
-        cr_assert_eq(((const char *)kvt_region_info(region).base)[i],
-                     (char)(i / KVT_REGION_TOKEN_BYTES + 1));
+        cr_assert_eq(kvt_region_token(region, 0)[i], (char)(i / KVT_REGION_TOKEN_BYTES + 1));
     end_reader(&reader);
     end();
 }
 
-/* What the owner handed in is read-only for itself too, in its view as at its own address. */
+/* What the owner handed in it cannot write any more, in its view or at the block's own address. */
 Test(ipc_region, the_owner_reads_what_it_handed_in, .timeout = TIME_LIMIT)
 {
     struct kvt_process reader;
 
     begin();
     start_reader(&reader);
-    cr_assert_str_eq(kvt_rights_at(kvt_region_info(region).base), "r--s");
+    cr_assert_str_eq(kvt_rights_at(kvt_region_token(region, 0)), "r--s");
+    cr_assert_str_eq(kvt_rights_at(kvt_region_write(region, 0)), "---p");
     cr_assert_str_eq(kvt_rights_at(kvt_region_block_token(space, seq, 0)), "r--s");
     kvt_must(kvmem_seq_append(space, seq, 1, kvmem_fence_none()), "append");
-    cr_assert_str_eq(
-        kvt_rights_at((char *)kvt_region_info(region).base + TOKENS * KVT_REGION_TOKEN_BYTES),
-        "rw-s");
+    cr_assert_str_eq(kvt_rights_at(kvt_region_token(region, TOKENS)), "r--s");
+    cr_assert_str_eq(kvt_rights_at(kvt_region_write(region, TOKENS)), "rw-s");
     end_reader(&reader);
     end();
 }

@@ -39,7 +39,8 @@ struct twin {
     struct kvmem_seq id;
     uint32_t appended;
     uint32_t committed;
-    uint32_t prompt; /* tags follow it until the first token that does not */
+    uint32_t attached; /* tokens from a look-up: others' too */
+    uint32_t prompt;   /* tags follow it until the first token that does not */
     uint32_t tags[TOKENS_MAX];
     struct kvmem_region *region;
     uint32_t limit; /* of the region, in tokens */
@@ -98,12 +99,13 @@ static bool token_is(const char *at, uint32_t tag)
     return true;
 }
 
+/* Where it is written. */
 static char *in_view(const struct twin *t, uint32_t token)
 {
     struct kvmem_region_info info = kvt_region_info(t->region);
 
     cr_assert(token < info.mapped_tokens);
-    return (char *)info.base + token * info.token_stride_bytes;
+    return (char *)info.write_base + token * info.token_stride_bytes;
 }
 
 static char *in_block(char *base, const int32_t *table, uint32_t token)
@@ -120,6 +122,21 @@ static void write_tokens(struct model *m, struct twin *t, uint32_t from)
     cr_assert(kvmem_table_view(m->s->space, 0, t->id, &table) >= 0);
     for (uint32_t i = from; i < t->appended; i++)
         write_token(by_view ? in_view(t, i) : in_block(m->s->write_base, table, i), t->tags[i]);
+}
+
+/* A view is read where it cannot be written; what others have cannot be written at all. */
+static void verify_rights(const struct model *m, const struct twin *t)
+{
+    struct kvmem_region_info info = kvt_region_info(t->region);
+    uint64_t token = m->verified % t->appended;
+    const char *rights;
+
+    cr_assert_str_eq(kvt_rights_at((char *)info.base + token * TOKEN_BYTES), "r--s");
+    rights = kvt_rights_at((char *)info.write_base + token * TOKEN_BYTES);
+    if (token < t->attached || !strcmp(rights, "---p"))
+        cr_assert_str_eq(rights, "---p", "token %" PRIu64, token);
+    else
+        cr_assert_str_eq(rights, "rw-s", "token %" PRIu64, token);
 }
 
 static void verify(struct model *m, const struct side *s, const struct twin *t)
@@ -213,7 +230,10 @@ static void do_open(struct model *m)
 
     if (!t)
         return;
-    options.token_limit = below(m, 6) ? TOKENS_MAX : 1 + below(m, TOKENS_MAX);
+    options.token_limit = TOKENS_MAX;
+    if (below(m, 4) == 0)
+        options.token_limit =
+            below(m, 2) ? t->appended + 1 + below(m, 8) : 1 + below(m, TOKENS_MAX);
     code = kvmem_region_open(m->s->space, t->id, &options, &region);
     if (t->region) {
         cr_assert_eq(code, KVMEM_E_EXISTS);
@@ -326,6 +346,7 @@ static void do_truncate(struct model *m)
     cr_assert_eq(kvmem_seq_truncate(m->s->space, t->id, tokens, kvmem_fence_none()), 0);
     t->appended = tokens;
     t->committed = t->committed < tokens ? t->committed : tokens;
+    t->attached = t->attached < tokens ? t->attached : tokens / BLOCK_TOKENS * BLOCK_TOKENS;
     if (below(m, 2))
         t->prompt = PROMPTS;
 }
@@ -419,7 +440,7 @@ static void do_attach(struct model *m)
     t->region = region;
     t->limit = TOKENS_MAX;
     t->prompt = below(m, 2) ? prompt : PROMPTS;
-    t->appended = t->committed = (uint32_t)hits * BLOCK_TOKENS;
+    t->appended = t->committed = t->attached = (uint32_t)hits * BLOCK_TOKENS;
     memcpy(t->tags, tags, t->appended * sizeof(*tags));
     verify(m, m->s, t);
     m->attaches += hits > 0;
@@ -429,8 +450,11 @@ static void do_verify(struct model *m)
 {
     struct twin *t = any(m, below(m, 2));
 
-    if (t)
-        verify(m, m->s, t);
+    if (!t)
+        return;
+    verify(m, m->s, t);
+    if (t->region && t->appended && m->verified % 8 == 0)
+        verify_rights(m, t);
 }
 
 static void do_dispatch(struct model *m)

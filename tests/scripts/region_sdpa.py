@@ -5,10 +5,14 @@ A space with regions, token-major, is embedded; a sequence's region becomes a te
 DLPack capsule that ctypes makes, so that code which knows nothing of blocks reads it. Its bytes
 must be those behind the block table, and attention over it that over a contiguous copy: for a
 sequence that grows, for a fork and its parent after a copy-on-write (the copy takes the old tail's
-place in the view), and for a sequence attached to the published prefix.
+place in the view), and for a sequence attached to the published prefix. Tokens are written where
+the region is written, or where the space is, by turns, and read where either is read.
 
 The bytes are compared bit for bit. Outputs are too where both calls choose the same kernel; it may
 depend on strides, so a difference of one unit in the last place of the largest value is allowed.
+
+The copy is made by a kernel that reads a block at a time. What copy engines (cudaMemcpy) make of
+the same memory is tried in the end, block by block and over all of a view at once.
 """
 
 import ctypes
@@ -93,7 +97,8 @@ class RegionOptions(Structure):
 
 class RegionInfo(Structure):
     _fields_ = [("size", c_uint32), ("mapped_blocks", c_uint32), ("base", c_void_p),
-                ("block_bytes", c_uint64), ("token_stride_bytes", c_uint64),
+                ("write_base", c_void_p), ("block_bytes", c_uint64),
+                ("token_stride_bytes", c_uint64),
                 ("token_limit", c_uint64), ("mapped_tokens", c_uint64), ("waits", c_uint64),
                 ("remaps", c_uint64)]
 
@@ -245,27 +250,38 @@ class Engine:
         return self.tensor((base or self.base) + index * self.geometry.index_stride_bytes,
                            BLOCK_TOKENS)
 
+    def empty(self, tokens):
+        return self.torch.empty(tokens, LAYERS, 2, HEADS, DIM, dtype=self.torch.bfloat16,
+                                device="cpu" if self.device == "host" else "cuda")
+
+    def by_blocks(self, seq, first, end):
+        """(index of the block, first slot in it, first token, how many) of tokens first .. end"""
+        table = self.table(seq)
+        while first < end:
+            slot = first % BLOCK_TOKENS
+            count = min(BLOCK_TOKENS - slot, end - first)
+            yield table[first // BLOCK_TOKENS], slot, first, count
+            first += count
+
     def gather(self, seq, tokens):
-        """A contiguous copy by way of the block table."""
-        blocks = self.table(seq)[:(tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS]
-        return self.torch.cat([self.block(index) for index in blocks])[:tokens].contiguous()
+        """A contiguous copy by way of the block table, made by kernels."""
+        copy, bits = self.empty(tokens), self.torch.int16
+        for index, _, at, count in self.by_blocks(seq, 0, tokens):
+            self.torch.bitwise_or(self.block(index)[:count].view(bits), 0,
+                                  out=copy[at:at + count].view(bits))
+        return copy
 
     def append(self, seq, first, tokens, region=None):
         """Tokens from `first` on, random, written through the view or through the blocks."""
         self.library.seq_append(self.space, seq, c_uint32(tokens), self.fence())
-        new = self.torch.randn(tokens, LAYERS, 2, HEADS, DIM, dtype=self.torch.bfloat16,
-                               device="cpu" if self.device == "host" else "cuda")
-        if region:
-            self.tensor(self.info(region).base, first + tokens)[first:].copy_(new)
-        else:
-            table = self.table(seq)
-            at = first
-            while at < first + tokens:
-                slot = at % BLOCK_TOKENS
-                count = min(BLOCK_TOKENS - slot, first + tokens - at)
-                block = self.block(table[at // BLOCK_TOKENS], self.write_base)
-                block[slot:slot + count].copy_(new[at - first:at - first + count])
-                at += count
+        new = self.empty(tokens).normal_()
+        view = self.tensor(self.info(region).write_base, first + tokens) if region else None
+        for index, slot, at, count in self.by_blocks(seq, first, first + tokens):
+            if region:
+                to = view[at:at + count]
+            else:
+                to = self.block(index, self.write_base)[slot:slot + count]
+            to.copy_(new[at - first:at - first + count])
         self.library.seq_commit(self.space, seq, c_uint32(tokens))
         self.dispatch()
 
@@ -320,14 +336,44 @@ def compare(engine, what, seq, region, tokens):
           (what, tokens, info.waits, info.remaps, "bit for bit" if exact else "within 1 ulp"))
 
 
+def refused_copies(engine, seq, region, tokens):
+    """Copies by the copy engines that were refused, as text; those that are made must be right."""
+    torch, right = engine.torch, engine.gather(seq, tokens)
+    view, copy, refused = engine.tensor(engine.info(region).base, tokens), engine.empty(tokens), []
+
+    def from_space():
+        for index, slot, at, count in engine.by_blocks(seq, 0, tokens):
+            copy[at:at + count].copy_(engine.block(index)[slot:slot + count])
+
+    def from_view():
+        for _, _, at, count in engine.by_blocks(seq, 0, tokens):
+            copy[at:at + count].copy_(view[at:at + count])
+
+    def at_once():
+        copy.copy_(view)
+
+    for what, make in (("the space, block by block", from_space),
+                       ("the view, block by block", from_view), ("the view at once", at_once)):
+        copy.zero_()
+        try:
+            make()
+        except RuntimeError as error:
+            refused.append("%s: %s" % (what, str(error).split("\n", maxsplit=1)[0]))
+            continue
+        equal = torch.equal(copy.view(torch.int16), right.view(torch.int16))
+        check(equal, "copies of", what, "have other bytes")
+        print("copies of %s: equal" % what)
+    return refused
+
+
 def run(engine):
     library, space = engine.library, engine.space
     seq = engine.create()
     engine.append(seq, 0, 300)  # before there is a region
     region = engine.open_region(seq)
     base, tokens = engine.info(region).base, 300
-    for step in (1, 211, 256, 700, 1, 3000, 31):  # ends in the middle of a block
-        engine.append(seq, tokens, step, region if step % 2 else None)
+    for i, step in enumerate((1, 211, 256, 700, 1, 3000, 31)):  # ends in the middle of a block
+        engine.append(seq, tokens, step, region if i % 2 else None)
         tokens += step
     compare(engine, "a sequence that grew", seq, region, tokens)
 
@@ -350,6 +396,8 @@ def run(engine):
     engine.append(other, prefix, 40, other_region)
     compare(engine, "and what follows it", other, other_region, prefix + 40)
     compare(engine, "its publisher", seq, region, tokens + 5)
+    refused = refused_copies(engine, other, other_region, prefix + 40)
+    check(not refused, "copies are refused:", *refused)
 
     library.region_close(other_region, engine.fence())
     for each in (other, child, seq):

@@ -69,6 +69,16 @@ char *kvt_region_block_write(struct kvmem_space *space, struct kvmem_seq seq, ui
     return token_at(space, kvmem_space_write_base(space, 0, 0), seq, token);
 }
 
+const char *kvt_region_token(const struct kvmem_region *region, uint64_t token)
+{
+    return (const char *)kvt_region_info(region).base + token * KVT_REGION_TOKEN_BYTES;
+}
+
+char *kvt_region_write(const struct kvmem_region *region, uint64_t token)
+{
+    return (char *)kvt_region_info(region).write_base + token * KVT_REGION_TOKEN_BYTES;
+}
+
 void kvt_region_names(struct kvmem_name *names, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)

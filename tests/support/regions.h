@@ -23,6 +23,10 @@ struct kvmem_region_info kvt_region_info(const struct kvmem_region *region);
 const char *kvt_region_block_token(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token);
 char *kvt_region_block_write(struct kvmem_space *space, struct kvmem_seq seq, uint64_t token);
 
+/* The same in its view. */
+const char *kvt_region_token(const struct kvmem_region *region, uint64_t token);
+char *kvt_region_write(const struct kvmem_region *region, uint64_t token);
+
 /* Names for the first blocks of a prefix, the same in every process. */
 void kvt_region_names(struct kvmem_name *names, uint32_t count);
 

@@ -97,17 +97,24 @@ static struct kvmem_region *region_of(struct kvmem_seq seq)
     return region;
 }
 
-static char *view_token(const struct kvmem_region *region, uint64_t token)
-{
-    return (char *)kvt_region_info(region).base + token * TOKEN_BYTES;
-}
-
+/* Has it a view to be written by? The one to be read by is read-only in any case. */
 static bool is_writable(const struct kvmem_region *region, uint64_t token)
 {
-    const char *rights = kvt_rights_at(view_token(region, token));
+    const char *rights = kvt_rights_at(kvt_region_token(region, token));
 
-    cr_assert(!strncmp(rights, "r", 1), "token %" PRIu64 " is mapped %s", token, rights);
-    return rights[1] == 'w';
+    cr_assert_str_eq(rights, "r--s", "token %" PRIu64 " is mapped %s", token, rights);
+    rights = kvt_rights_at(kvt_region_write(region, token));
+    cr_assert(!strcmp(rights, "rw-s") || rights[0] == '-', "token %" PRIu64 " is written by %s",
+              token, rights);
+    return rights[0] == 'r';
+}
+
+static uint64_t mappings(void)
+{
+    struct kvi_backend_memory memory;
+
+    cr_assert_eq(kvi_backend_memory(backend, &memory), 0);
+    return memory.mapping_count;
 }
 
 /* Publish the first `blocks` blocks under names that begin with `first`. */
@@ -236,9 +243,40 @@ Test(region, the_view_is_the_table)
     for (uint32_t i = 0; i < 9 * TOKEN_BYTES; i++)
         cr_assert_eq(((char *)info.base)[i], (char)(i / TOKEN_BYTES + 1));
     append(seq, 1);
-    memset(view_token(region, 9), 77, TOKEN_BYTES);
+    memset(kvt_region_write(region, 9), 77, TOKEN_BYTES);
     cr_assert_eq(kvt_region_block_token(space, seq, 9)[TOKEN_BYTES - 1], 77);
     cr_assert(is_writable(region, 9));
+    end();
+}
+
+/* Two mappings a block that may be written, one a block that may not. */
+Test(region, what_it_maps)
+{
+    struct kvmem_region *region;
+    struct kvmem_name names[2];
+    struct kvmem_seq seq, other;
+    int32_t blocks[2];
+    uint64_t before;
+
+    begin();
+    seq = seq_of(9);
+    before = mappings();
+    region = region_of(seq);
+    cr_assert_eq(mappings(), before + 2 * 5);
+    cr_assert_eq((char *)kvt_region_info(region).base - (char *)kvt_region_info(region).write_base,
+                 LIMIT * TOKEN_BYTES, "the lower half of the same range");
+    cr_assert_eq(kvmem_region_close(region, kvmem_fence_none()), 0);
+    cr_assert_eq(mappings(), before);
+    publish(seq, 2, 1, names);
+    before = mappings();
+    region_of(seq);
+    cr_assert_eq(mappings(), before + 2 + 2 * 3);
+    cr_assert_eq(kvmem_seq_create(space, &other), 0);
+    region_of(other);
+    cr_assert_eq(mappings(), before + 2 + 2 * 3 + 2 * 2);
+    cr_assert_eq(kvmem_prefix_lookup(space, 2, names, blocks, NULL), 2);
+    cr_assert_eq(kvmem_seq_attach(space, other, 2, blocks), 0);
+    cr_assert_eq(mappings(), before + 2 + 2 * 3 + 2, "what was ahead made way");
     end();
 }
 
@@ -276,16 +314,15 @@ Test(region, ranges_are_used_again)
 
 Test(region, freeing_the_sequence_closes_it)
 {
-    struct kvi_backend_memory before, after;
     struct kvmem_seq seq;
+    uint64_t before;
 
     begin();
-    cr_assert_eq(kvi_backend_memory(backend, &before), 0);
+    before = mappings();
     seq = seq_of(30);
     region_of(seq);
     cr_assert_eq(kvmem_seq_free(space, seq, kvmem_fence_none()), 0);
-    cr_assert_eq(kvi_backend_memory(backend, &after), 0);
-    cr_assert_eq(before.mapping_count, after.mapping_count);
+    cr_assert_eq(mappings(), before);
     seq = seq_of(1);
     region_of(seq); /* the place may have one again; the space closes it */
     end();
@@ -352,7 +389,7 @@ Test(region, the_helper_fails)
 
     has_helper = true;
     begin();
-    for (uint64_t n = 1; n <= 8; n++) {
+    for (uint64_t n = 1; n <= 2 * 8; n++) {
         struct kvmem_region *region;
         struct kvmem_seq seq = seq_of(4);
 
@@ -363,12 +400,14 @@ Test(region, the_helper_fails)
         dispatch();
         kvi_mapper_drain(client->mapper);
         cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
-        cr_assert_eq(kvt_region_info(region).mapped_blocks, 9 + n - 1);
+        cr_assert_eq(kvt_region_info(region).mapped_blocks, 9 + (n - 1) / 2);
         kvi_backend_fault_disarm(backend);
         dispatch();
         kvi_mapper_drain(client->mapper);
         cr_assert_eq(kvt_region_info(region).mapped_blocks, 17);
+        cr_assert(is_writable(region, 67));
         cr_assert_eq(kvmem_seq_free(space, seq, kvmem_fence_none()), 0);
+        cr_assert_eq(kvmem_space_reserve(space, 100, 1000000000), 0); /* no segment comes later */
     }
     end();
 }
@@ -431,14 +470,14 @@ Test(region, a_copy_takes_the_place_of_the_shared_tail)
     base = kvt_region_info(region).base;
     cr_assert_eq(kvmem_seq_fork(space, seq, &child), 0);
     append(seq, 1);
-    memset(view_token(region, 6), 100, TOKEN_BYTES);
+    memset(kvt_region_write(region, 6), 100, TOKEN_BYTES);
     append(child, 1);
     memset(kvt_region_block_write(space, child, 6), 50, TOKEN_BYTES);
     cr_assert(kvt_region_info(region).remaps == 1 && kvt_region_info(region).base == base);
     for (uint32_t t = 0; t < 6; t++)
-        cr_assert(*view_token(region, t) == (char)(t + 1) &&
+        cr_assert(*kvt_region_token(region, t) == (char)(t + 1) &&
                   *kvt_region_block_token(space, child, t) == (char)(t + 1));
-    cr_assert_eq(*view_token(region, 6), 100);
+    cr_assert_eq(*kvt_region_token(region, 6), 100);
     cr_assert_eq(*kvt_region_block_token(space, child, 6), 50);
     end();
 }
@@ -459,7 +498,7 @@ Test(region, a_tail_whose_sibling_went_is_writable_again)
     end();
 }
 
-/* One writer: the views of a segment are read-only before the directory has it. */
+/* One writer: a segment has no writable view when the directory gets it. */
 Test(region, views_of_what_is_handed_in_are_read_only)
 {
     struct kvmem_region *region;
@@ -494,7 +533,7 @@ Test(region, an_attached_prefix_is_read_only)
     cr_assert_eq(kvmem_seq_attach(space, other, 4, blocks), 0, "%s", kvmem_error_detail()->text);
     cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
     for (uint32_t t = 0; t < 16; t++)
-        cr_assert(*view_token(region, t) == (char)(t + 1) && !is_writable(region, t));
+        cr_assert(*kvt_region_token(region, t) == (char)(t + 1) && !is_writable(region, t));
     dispatch();
     append(other, 1);
     cr_assert(is_writable(region, 16) && kvt_region_info(region).waits == 0);
@@ -535,46 +574,53 @@ static void fulfil(const struct kvmem_fence *fence)
     cr_assert_eq(kvmem_fence_fulfil(client, fence), 0);
 }
 
+/* Of token 0 of a region that may have gone. */
+static void expect_views(const struct kvmem_region_info *info, const char *read, const char *write)
+{
+    cr_assert_str_eq(kvt_rights_at(info->base), read);
+    cr_assert_str_eq(kvt_rights_at(info->write_base), write);
+}
+
 Test(region, a_closed_view_stays_until_its_fence)
 {
     struct kvmem_region *region;
+    struct kvmem_region_info closed;
     struct kvmem_fence fence;
     struct kvmem_seq seq;
-    char *view;
 
     begin();
     seq = seq_of(6);
     region = region_of(seq);
-    view = view_token(region, 0);
+    closed = kvt_region_info(region);
     fence = promise();
     cr_assert_eq(kvmem_region_close(region, fence), 0);
     dispatch();
-    cr_assert_str_eq(kvt_rights_at(view), "rw-s");
+    expect_views(&closed, "r--s", "rw-s");
     region = region_of(seq); /* meanwhile it may have another one */
-    cr_assert(view_token(region, 0) != view);
+    cr_assert(kvt_region_info(region).base != closed.base);
     fulfil(&fence);
     dispatch();
-    cr_assert_eq(kvt_rights_at(view)[0], '-');
+    expect_views(&closed, "---p", "---p");
     cr_assert(is_writable(region, 5));
     end();
 }
 
 Test(region, the_view_of_a_freed_sequence_stays_until_its_fence)
 {
+    struct kvmem_region_info closed;
     struct kvmem_fence fence;
     struct kvmem_seq seq;
-    char *view;
 
     begin();
     seq = seq_of(30);
-    view = view_token(region_of(seq), 0);
+    closed = kvt_region_info(region_of(seq));
     fence = promise();
     cr_assert_eq(kvmem_seq_free(space, seq, fence), 0);
     dispatch();
-    cr_assert_str_eq(kvt_rights_at(view), "rw-s");
+    expect_views(&closed, "r--s", "rw-s");
     fulfil(&fence);
     dispatch();
-    cr_assert_eq(kvt_rights_at(view)[0], '-');
+    expect_views(&closed, "---p", "---p");
     end();
 }
 
@@ -587,22 +633,22 @@ Test(region, a_closed_view_does_not_hold_memory)
     struct kvmem_fence fence;
     struct kvmem_seq seq;
     struct kvmem_region *region;
-    char *view;
+    struct kvmem_region_info closed;
 
     begin();
     seq = seq_of(30);
     region = region_of(seq);
-    view = view_token(region, 0);
+    closed = kvt_region_info(region);
     fence = promise();
     cr_assert_eq(kvmem_region_close(region, fence), 0);
     cr_assert_eq(kvmem_seq_free(space, seq, kvmem_fence_none()), 0);
     cr_assert(kvmem_space_trim(space) > 0);
     cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
-    cr_assert_str_eq(kvt_rights_at(view), "r--s");
+    expect_views(&closed, "r--s", "---p");
     cr_assert_eq(kvmem_space_open(client, &options, &other), 0);
     cr_assert_eq(kvmem_space_reserve(other, 256, 1000000000), 0);
     dispatch();
-    cr_assert_eq(kvt_rights_at(view)[0], '-');
+    expect_views(&closed, "---p", "---p");
     fulfil(&fence);
     end();
 }
