@@ -198,22 +198,6 @@ int kvi_backend_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t addres
     return rc < 0 ? rc : b->ops->map(b, phys, address, bytes, access);
 }
 
-int kvi_backend_set_access(struct kvi_backend *b, uint64_t address, uint64_t bytes,
-                           enum kvi_access access)
-{
-    int rc = range_check(b, "set_access", address, bytes);
-
-    if (rc == 0)
-        rc = access_check("set_access", access);
-    if (rc < 0)
-        return rc;
-    if (!(b->info.flags & KVI_BACKEND_CAN_UPGRADE))
-        return kvi_error_set(KVMEM_E_NOT_SUPPORTED,
-                             "set_access: this device cannot change access in place: "
-                             "unmap and map again");
-    return b->ops->set_access(b, address, bytes, access);
-}
-
 int kvi_backend_unmap(struct kvi_backend *b, uint64_t address, uint64_t bytes)
 {
     int rc = range_check(b, "unmap", address, bytes);

@@ -14,9 +14,11 @@
  * host works on a GPU:
  *   - a segment is mapped whole, at offset 0, or not at all; it may be mapped several times;
  *   - a mapping lies in one reservation and overlaps no other mapping;
- *   - unmap and set_access take a range that consists of whole, adjoining mappings;
- *   - of several mappings of a segment the first one is unmapped last (driver 580: when the first
- *     is gone and the access of another is changed, later maps of the handle fail with UNKNOWN);
+ *   - a mapping keeps its access: what is written for a while and read all the time is mapped
+ *     twice (driver 580: cuMemSetAccess on a mapping that a kernel is reading faults the kernel);
+ *   - unmap takes a range that consists of whole, adjoining mappings;
+ *   - of several mappings of a segment the first one is unmapped last (driver 580: once it is gone,
+ *     cuMemSetAccess on another one makes later maps of the handle fail with UNKNOWN);
  *   - only the process that created a segment exports it; an importer cannot pass it on;
  *   - a handle may be released while mapped: the mappings stay valid for their holder, and on
  *     a device with KVI_BACKEND_RECLAIMS_MAPPED the bytes go with the creator's release
@@ -40,7 +42,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KVI_BACKEND_VERSION    2u
+#define KVI_BACKEND_VERSION    3u
 #define KVI_BACKEND_NAME_BYTES 48
 
 struct kvi_backend;
@@ -53,13 +55,10 @@ enum kvi_backend_kind {
 enum kvi_backend_flag {
     /* The creator's release returns the bytes even while other processes have them mapped. */
     KVI_BACKEND_RECLAIMS_MAPPED = 1u << 0,
-    /* set_access can turn a read-only mapping into a read-write one, and back, in place. On CUDA a
-     * kernel that reads that very mapping meanwhile faults (HACKING, "Open on the GPU"). */
-    KVI_BACKEND_CAN_UPGRADE = 1u << 1,
     /* The CPU can load from and store to mapped addresses: kvi_backend_pointer() works. */
-    KVI_BACKEND_CPU_VISIBLE = 1u << 2,
+    KVI_BACKEND_CPU_VISIBLE = 1u << 1,
     /* The instance may create and export segments; without it, it only imports them. */
-    KVI_BACKEND_CREATES = 1u << 3,
+    KVI_BACKEND_CREATES = 1u << 2,
 };
 
 enum kvi_access {
@@ -138,8 +137,6 @@ struct kvi_backend_ops {
     int (*unreserve)(struct kvi_backend *b, uint64_t base, uint64_t bytes);
     int (*map)(struct kvi_backend *b, struct kvi_phys phys, uint64_t address, uint64_t bytes,
                enum kvi_access access);
-    int (*set_access)(struct kvi_backend *b, uint64_t address, uint64_t bytes,
-                      enum kvi_access access);
     int (*unmap)(struct kvi_backend *b, uint64_t address, uint64_t bytes);
 
     int (*copy)(struct kvi_backend *b, uint64_t to, uint64_t from, uint64_t bytes, uint64_t stream);
@@ -170,7 +167,6 @@ struct kvi_backend_ops {
     X(RESERVE, reserve)                       \
     X(UNRESERVE, unreserve)                   \
     X(MAP, map)                               \
-    X(SET_ACCESS, set_access)                 \
     X(UNMAP, unmap)                           \
     X(COPY, copy)                             \
     X(COPY_IN, copy_in)                       \
@@ -250,11 +246,6 @@ int kvi_backend_unreserve(struct kvi_backend *b, uint64_t base, uint64_t bytes);
  * not the bytes that were promised (release it then); INVALID, NO_MEMORY, SYSTEM. */
 int kvi_backend_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t address, uint64_t bytes,
                     enum kvi_access access);
-
-/* Change what this process may do in a range of whole mappings. INVALID; NOT_SUPPORTED without
- * KVI_BACKEND_CAN_UPGRADE; SYSTEM. */
-int kvi_backend_set_access(struct kvi_backend *b, uint64_t address, uint64_t bytes,
-                           enum kvi_access access);
 
 /* Take a range of whole mappings out; the range stays reserved. INVALID, SYSTEM. */
 int kvi_backend_unmap(struct kvi_backend *b, uint64_t address, uint64_t bytes);

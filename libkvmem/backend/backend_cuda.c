@@ -19,7 +19,7 @@
  * caller's, those of imports are closed once the driver has its handle. Imported bytes are
  * accounted where they were created.
  *
- * Figures (H200, driver 580): create 8–31 µs, map 2, set_access 22–37, unmap 15–21, export
+ * Figures (H200, driver 580): create 8–31 µs, map 24–39, unmap 15–21, export
  * 54–118, import 47–68; the size hardly matters from 2 to 64 MiB.
  * Calls of several processes queue up behind each other in the driver.
  *
@@ -320,7 +320,6 @@ static const struct kvi_backend_ops cuda_ops = {
     .reserve = kvi_backend_cuda_reserve,
     .unreserve = kvi_backend_cuda_unreserve,
     .map = kvi_backend_cuda_map,
-    .set_access = kvi_backend_cuda_set_access,
     .unmap = kvi_backend_cuda_unmap,
     .copy = kvi_backend_cuda_copy,
     .copy_in = kvi_backend_cuda_copy_in,
@@ -349,8 +348,7 @@ static void info_fill(struct kvi_backend_info *info, const struct kvi_backend_cu
                       const struct kvi_backend_cuda_device *what)
 {
     info->kind = KVI_BACKEND_CUDA;
-    info->flags =
-        KVI_BACKEND_CAN_UPGRADE | (options->device_bytes > 0 ? (uint32_t)KVI_BACKEND_CREATES : 0);
+    info->flags = options->device_bytes > 0 ? (uint32_t)KVI_BACKEND_CREATES : 0;
     info->granule_bytes = what->granule_bytes;
     info->device_bytes = options->device_bytes;
     snprintf(info->name, sizeof(info->name), "cuda:%" PRIu32 " %.34s", options->device_index,

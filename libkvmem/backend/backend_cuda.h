@@ -6,7 +6,7 @@
  * Beside the contract, on CUDA:
  *   - no KVI_BACKEND_RECLAIMS_MAPPED: the bytes of a released segment come back when the last
  *     handle, fd and mapping of it, in any process, is gone;
- *   - DEVICE_FULL also from import, map and set_access, whose page tables take device memory;
+ *   - DEVICE_FULL also from import and map, whose page tables take device memory;
  *   - values of fences are below 2^63, since the hardware compares them cyclically;
  *   - a copy from or to host memory that is not pinned may wait for its stream, also for a fence
  *     that the stream waits for;

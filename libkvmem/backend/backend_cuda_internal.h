@@ -94,8 +94,6 @@ int kvi_backend_cuda_reserve(struct kvi_backend *b, uint64_t bytes, uint64_t ali
 int kvi_backend_cuda_unreserve(struct kvi_backend *b, uint64_t base, uint64_t bytes);
 int kvi_backend_cuda_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t address,
                          uint64_t bytes, enum kvi_access access);
-int kvi_backend_cuda_set_access(struct kvi_backend *b, uint64_t address, uint64_t bytes,
-                                enum kvi_access access);
 int kvi_backend_cuda_unmap(struct kvi_backend *b, uint64_t address, uint64_t bytes);
 void kvi_backend_cuda_space_fini(struct kvi_backend_cuda *cuda);
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The CUDA backend's address space: reserve, map, set_access, unmap.
+ * The CUDA backend's address space: reserve, map, unmap.
  *
- * All-or-nothing over a run of mappings takes some care, since the driver's calls are one a
- * mapping:
- *   set_access  one call over the whole run; when it fails, each mapping gets its old access
- *   unmap       one call a mapping. Before the first, a handle of each is taken from its address
- *               (its own may be released already), so that those which are gone can be mapped
- *               again when a later one fails. A single mapping, the usual case, needs none.
+ * All-or-nothing over a run of mappings takes some care, since the driver unmaps one a call: before
+ * the first, a handle of each is taken from its address (its own may be released already), so that
+ * those which are gone can be mapped again when a later one fails. A single mapping, the usual
+ * case, needs none.
+ *
+ * cuMemSetAccess is called for what was just mapped, before anybody knows the address, and never
+ * again: a kernel that reads a mapping faults when its access changes (driver 580).
  *
  * cuMemAddressReserve documents an alignment but is not bound to grant it: if the range that
  * comes is not aligned, a longer one is taken and the aligned part of it used.
@@ -102,7 +103,7 @@ unlock:
     return rc;
 }
 
-/* ---- map and access ---- */
+/* ---- map ---- */
 
 static int range_access(struct kvi_backend_cuda *cuda, uint64_t address, uint64_t bytes,
                         enum kvi_access access)
@@ -165,42 +166,6 @@ int kvi_backend_cuda_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t a
         rc = range_map(cuda, address, segment, access);
     if (rc == 0)
         kvi_book_map_add(&cuda->book, &place, segment, address, access);
-    kvi_backend_cuda_unlock(cuda);
-    return rc;
-}
-
-/* Each mapping gets the access that the books have for it. */
-static void run_access_restore(struct kvi_backend_cuda *cuda, const struct kvi_book_run *run)
-{
-    for (size_t at = run->first; at < run->last; at++) {
-        const struct kvi_book_mapping *mapping = &run->reservation->mappings[at];
-
-        (void)range_access(cuda, mapping->address, mapping->bytes, mapping->access);
-    }
-}
-
-int kvi_backend_cuda_set_access(struct kvi_backend *b, uint64_t address, uint64_t bytes,
-                                enum kvi_access access)
-{
-    struct kvi_backend_cuda *cuda = kvi_backend_cuda_of(b);
-    struct kvi_book_run run;
-    int rc = kvi_backend_cuda_lock(cuda, "set_access");
-    int result;
-
-    if (rc < 0)
-        return rc;
-    rc = kvi_book_run_find(&cuda->book, address, bytes, "set_access", &run);
-    if (rc < 0)
-        goto unlock;
-    result = range_access(cuda, address, bytes, access);
-    if (result == 0) {
-        kvi_book_run_access(&cuda->book, &run, access);
-    } else {
-        rc = kvi_cuda_failed(cuda->driver, result, KVMEM_E_DEVICE_FULL, "set_access",
-                             "cuMemSetAccess");
-        run_access_restore(cuda, &run);
-    }
-unlock:
     kvi_backend_cuda_unlock(cuda);
     return rc;
 }

@@ -181,9 +181,6 @@ FAULT_OPERATION(MAP, map,
                 (struct kvi_backend * b, struct kvi_phys phys, uint64_t address, uint64_t bytes,
                  enum kvi_access access),
                 (inner, phys, address, bytes, access))
-FAULT_OPERATION(SET_ACCESS, set_access,
-                (struct kvi_backend * b, uint64_t address, uint64_t bytes, enum kvi_access access),
-                (inner, address, bytes, access))
 FAULT_OPERATION(UNMAP, unmap, (struct kvi_backend * b, uint64_t address, uint64_t bytes),
                 (inner, address, bytes))
 FAULT_OPERATION(COPY, copy,

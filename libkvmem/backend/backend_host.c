@@ -374,7 +374,6 @@ static const struct kvi_backend_ops host_ops = {
     .reserve = kvi_backend_host_reserve,
     .unreserve = kvi_backend_host_unreserve,
     .map = kvi_backend_host_map,
-    .set_access = kvi_backend_host_set_access,
     .unmap = kvi_backend_host_unmap,
     .copy = kvi_backend_host_copy,
     .copy_in = kvi_backend_host_copy_in,
@@ -412,7 +411,7 @@ static int options_check(const struct kvi_backend_host_options *options, uint64_
 static void info_fill(struct kvi_backend_info *info, uint64_t device_bytes, uint64_t granule_bytes)
 {
     info->kind = KVI_BACKEND_HOST;
-    info->flags = KVI_BACKEND_RECLAIMS_MAPPED | KVI_BACKEND_CAN_UPGRADE | KVI_BACKEND_CPU_VISIBLE |
+    info->flags = KVI_BACKEND_RECLAIMS_MAPPED | KVI_BACKEND_CPU_VISIBLE |
                   (device_bytes > 0 ? (uint32_t)KVI_BACKEND_CREATES : 0);
     info->granule_bytes = granule_bytes;
     info->device_bytes = device_bytes;

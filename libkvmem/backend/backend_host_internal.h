@@ -50,8 +50,6 @@ int kvi_backend_host_reserve(struct kvi_backend *b, uint64_t bytes, uint64_t ali
 int kvi_backend_host_unreserve(struct kvi_backend *b, uint64_t base, uint64_t bytes);
 int kvi_backend_host_map(struct kvi_backend *b, struct kvi_phys phys, uint64_t address,
                          uint64_t bytes, enum kvi_access access);
-int kvi_backend_host_set_access(struct kvi_backend *b, uint64_t address, uint64_t bytes,
-                                enum kvi_access access);
 int kvi_backend_host_unmap(struct kvi_backend *b, uint64_t address, uint64_t bytes);
 int kvi_backend_host_copy(struct kvi_backend *b, uint64_t to, uint64_t from, uint64_t bytes,
                           uint64_t stream);

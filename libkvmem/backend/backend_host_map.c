@@ -246,44 +246,6 @@ unlock:
     return rc;
 }
 
-static int mapping_protect(const struct kvi_book_mapping *mapping, enum kvi_access access)
-{
-    if (mprotect(kvi_backend_pointer(mapping->address), mapping->bytes, protection(access)) < 0)
-        return kvi_backend_host_failed(errno, "set_access: mprotect");
-    return 0;
-}
-
-int kvi_backend_host_set_access(struct kvi_backend *b, uint64_t address, uint64_t bytes,
-                                enum kvi_access access)
-{
-    struct kvi_backend_host *host = kvi_backend_host_of(b);
-    struct kvi_book_mapping *mappings;
-    struct kvi_book_run run;
-    size_t at;
-    int rc;
-
-    pthread_mutex_lock(&host->lock);
-    rc = kvi_book_run_find(&host->book, address, bytes, "set_access", &run);
-    if (rc < 0)
-        goto unlock;
-    mappings = run.reservation->mappings;
-    for (at = run.first; at < run.last; at++) {
-        rc = mapping_protect(&mappings[at], access);
-        if (rc < 0)
-            goto fail_access;
-    }
-    kvi_book_run_access(&host->book, &run, access);
-    goto unlock;
-
-fail_access:
-    while (at-- > run.first) /* the detail is about the first failure: mprotect alone */
-        (void)mprotect(kvi_backend_pointer(mappings[at].address), mappings[at].bytes,
-                       protection(mappings[at].access));
-unlock:
-    pthread_mutex_unlock(&host->lock);
-    return rc;
-}
-
 int kvi_backend_host_unmap(struct kvi_backend *b, uint64_t address, uint64_t bytes)
 {
     struct kvi_backend_host *host = kvi_backend_host_of(b);

@@ -343,30 +343,31 @@ void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place,
     pthread_mutex_unlock(&book->lock);
 }
 
-int kvi_book_run_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
-                      const char *operation, struct kvi_book_run *out)
+/* The whole, adjoining mappings that make up the range. INVALID if there are none such. */
+static int run_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
+                    struct kvi_book_run *out)
 {
     const struct kvi_book_mapping *mappings;
 
     if (!run_covering(book, address, bytes, out))
         return kvi_error_set(KVMEM_E_INVALID,
-                             "%s: address %#" PRIx64 " + bytes %" PRIu64
+                             "unmap: address %#" PRIx64 " + bytes %" PRIu64
                              " is not mapped throughout",
-                             operation, address, bytes);
+                             address, bytes);
     mappings = out->reservation->mappings;
     if (mappings[out->first].address != address ||
         mappings[out->last - 1].address + mappings[out->last - 1].bytes != address + bytes)
         return kvi_error_set(KVMEM_E_INVALID,
-                             "%s: address %#" PRIx64 " + bytes %" PRIu64
+                             "unmap: address %#" PRIx64 " + bytes %" PRIu64
                              " cuts a mapping: want whole ones",
-                             operation, address, bytes);
+                             address, bytes);
     return 0;
 }
 
 int kvi_book_unmap_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
                         struct kvi_book_run *out)
 {
-    int rc = kvi_book_run_find(book, address, bytes, "unmap", out);
+    int rc = run_find(book, address, bytes, out);
 
     for (size_t at = out->first; rc == 0 && at < out->last; at++) {
         const struct kvi_book_mapping *mapping = &out->reservation->mappings[at];
@@ -381,17 +382,6 @@ int kvi_book_unmap_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
                                mapping->address, others - 1);
     }
     return rc;
-}
-
-void kvi_book_run_access(struct kvi_book *book, const struct kvi_book_run *run,
-                         enum kvi_access access)
-{
-    pthread_mutex_lock(&book->lock);
-    for (size_t at = run->first; at < run->last; at++) {
-        run->reservation->mappings[at].access = access;
-        rights_set(book, run->reservation, &run->reservation->mappings[at], (uint8_t)access);
-    }
-    pthread_mutex_unlock(&book->lock);
 }
 
 void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run)

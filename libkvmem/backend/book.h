@@ -140,15 +140,10 @@ int kvi_book_map_place(struct kvi_book *book, uint64_t address, uint64_t bytes,
 void kvi_book_map_add(struct kvi_book *book, const struct kvi_book_run *place,
                       struct kvi_book_segment *segment, uint64_t address, enum kvi_access access);
 
-/* The whole, adjoining mappings that make up the range. INVALID if there are none such. */
-int kvi_book_run_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
-                      const char *operation, struct kvi_book_run *out);
-
-/* The same for an unmap, which may not take a segment's first mapping before the others. */
+/* The whole, adjoining mappings that make up the range, when they may go: a segment's first mapping
+ * not before the others. INVALID if there are none such. */
 int kvi_book_unmap_find(struct kvi_book *book, uint64_t address, uint64_t bytes,
                         struct kvi_book_run *out);
-void kvi_book_run_access(struct kvi_book *book, const struct kvi_book_run *run,
-                         enum kvi_access access);
 void kvi_book_run_remove(struct kvi_book *book, const struct kvi_book_run *run);
 
 /* ---- memory of device_alloc; the same rules ---- */

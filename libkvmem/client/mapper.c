@@ -92,14 +92,13 @@ static int unmap_alias(const struct kvi_mapping *job)
 
 static bool has_alias(const struct kvi_mapping *job)
 {
-    return job->write_address && job->access == KVI_ACCESS_RW;
+    return job->access == KVI_ACCESS_RW;
 }
 
 /* One mapping or both, or none. */
 static int map_all(const struct kvi_mapping *job, struct kvi_phys phys)
 {
-    int code = kvi_backend_map(job->backend, phys, job->address, job->bytes,
-                               job->write_address ? KVI_ACCESS_RO : job->access);
+    int code = kvi_backend_map(job->backend, phys, job->address, job->bytes, KVI_ACCESS_RO);
     struct kvmem_error_detail detail;
 
     if (code || !has_alias(job))

@@ -61,7 +61,7 @@ struct kvi_mapping {
     struct kvi_phys
         phys; /* MAP with fd: out, when the code is 0; else what is or will be mapped there */
     uint64_t address;       /* as the backend wants them */
-    uint64_t write_address; /* of the alias; 0: none, and `access` is that of the one mapping */
+    uint64_t write_address; /* of the alias */
     uint64_t bytes;
     const uint64_t *counter; /* not NULL: begin when *counter ≥ value */
     uint64_t value;

@@ -19,7 +19,7 @@
 #define POOL       "1GiB" /* 512 blocks, 8 a segment */
 #define KEPT       240u
 #define RUN_BLOCKS 4u
-#define ROUNDS     100u
+#define ROUNDS     40u
 #define KEPT_NAME  1u
 #define SPARE_NAME 2u
 

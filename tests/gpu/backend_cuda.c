@@ -469,11 +469,12 @@ static void importer_checks(struct kvt_backend *t, uint64_t bytes)
     KVT_OK(t, kvi_backend_segment_import_consume(t->client, IMPORTED_FD, bytes, &phys));
     KVT_REFUSED(t, KVMEM_E_NOT_SUPPORTED, "creator",
                 kvi_backend_segment_export(t->client, phys, &(int){-1}));
-    KVT_OK(t, kvi_backend_reserve(t->client, bytes, 0, &base));
+    KVT_OK(t, kvi_backend_reserve(t->client, 2 * bytes, 0, &base));
     KVT_OK(t, kvi_backend_map(t->client, phys, base, bytes, KVI_ACCESS_RO));
     KVT_CHECK(t, kvt_filled(t, t->client, base, bytes, SEED_PARENT));
-    KVT_OK(t, kvi_backend_set_access(t->client, base, bytes, KVI_ACCESS_RW));
-    kvt_fill(t, t->client, base, bytes, SEED_CHILD);
+    KVT_OK(t, kvi_backend_map(t->client, phys, base + bytes, bytes, KVI_ACCESS_RW));
+    kvt_fill(t, t->client, base + bytes, bytes, SEED_CHILD);
+    KVT_CHECK(t, kvt_filled(t, t->client, base, bytes, SEED_CHILD));
     kvi_backend_destroy(t->client);
 }
 

@@ -201,6 +201,14 @@ struct kvi_phys kvt_imported(struct kvt_backend *t, struct kvi_phys phys, uint64
     return imported;
 }
 
+void kvt_remap_read_only(struct kvt_backend *t, struct kvi_backend *b, struct kvi_phys phys,
+                         uint64_t address, uint64_t bytes)
+{
+    kvt_settle(t, b);
+    KVT_OK(t, kvi_backend_unmap(b, address, bytes));
+    KVT_OK(t, kvi_backend_map(b, phys, address, bytes, KVI_ACCESS_RO));
+}
+
 uint64_t kvt_reserved(struct kvt_backend *t, struct kvi_backend *b, uint64_t granules)
 {
     uint64_t base = 0;

@@ -103,9 +103,7 @@ void kvt_backend_run(const struct kvt_backend_factory *factory, kvt_backend_case
     X(map_refuses_a_bad_access)                    \
     X(mapping_outlives_its_handle)                 \
     X(read_only_store_faults)                      \
-    X(access_changes_in_place)                     \
-    X(access_changes_in_a_run)                     \
-    X(access_refuses_bad_ranges)                   \
+    X(an_alias_comes_and_goes)                     \
     X(unmap_leaves_it_reserved)                    \
     X(unmap_takes_a_run)                           \
     X(unmap_refuses_bad_ranges)                    \
@@ -179,6 +177,10 @@ struct kvi_phys kvt_segment(struct kvt_backend *t, uint64_t granules);
 
 /* The same segment in t->client. */
 struct kvi_phys kvt_imported(struct kvt_backend *t, struct kvi_phys phys, uint64_t granules);
+
+/* Map a segment read-only where its only mapping is; nothing reads it meanwhile. */
+void kvt_remap_read_only(struct kvt_backend *t, struct kvi_backend *b, struct kvi_phys phys,
+                         uint64_t address, uint64_t bytes);
 
 /* A reservation of `granules`, on the granule. */
 uint64_t kvt_reserved(struct kvt_backend *t, struct kvi_backend *b, uint64_t granules);

@@ -131,7 +131,7 @@ void kvt_backend_blocks_are_copied(struct kvt_backend *t)
     list_check(t, &area, &list, &state);
     list.count = 0;
     list_check(t, &area, &list, &state);
-    KVT_OK(t, kvi_backend_set_access(t->device, area.base, area.bytes / 2, KVI_ACCESS_RO));
+    kvt_remap_read_only(t, t->device, area.phys[0], area.base, area.bytes / 2);
     list.count = 1; /* a source may be read-only: that is what copy on write is for */
     KVT_OK(t, kvi_backend_blocks(t->device,
                                  &(struct kvi_backend_blocks){.to_base = area.base,
@@ -313,7 +313,7 @@ void kvt_backend_blocks_refuse_what_is_not_theirs(struct kvt_backend *t)
     cut.to = &last;
     KVT_REFUSED(t, KVMEM_E_INVALID, "mapped", kvi_backend_blocks(t->device, &cut, 0));
     KVT_REFUSED(t, KVMEM_E_INVALID, "mapped", kvi_backend_blocks(t->client, &list, 0));
-    KVT_OK(t, kvi_backend_set_access(t->device, area.base, area.bytes / 2, KVI_ACCESS_RO));
+    kvt_remap_read_only(t, t->device, area.phys[0], area.base, area.bytes / 2);
     list.to = first;
     list.from = NULL;
     KVT_REFUSED(t, KVMEM_E_INVALID, "to[1] is block 0", kvi_backend_blocks(t->device, &list, 0));
@@ -398,7 +398,7 @@ void kvt_backend_cells_refuse_bad_places(struct kvt_backend *t)
                 kvi_backend_cells(t->device, area.base + area.bytes, cells, 1, 0));
     KVT_OK(t, kvi_backend_cells(t->device, area.base, cells, 2, 0)); /* a mapping will do */
     kvt_settle(t, t->device);
-    KVT_OK(t, kvi_backend_set_access(t->device, area.base, area.bytes, KVI_ACCESS_RO));
+    kvt_remap_read_only(t, t->device, area.phys[0], area.base, area.bytes / 2);
     KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",
                 kvi_backend_cells(t->device, area.base, cells, 1, 0));
     KVT_OK(t, kvi_backend_device_free(t->device, address, bytes));

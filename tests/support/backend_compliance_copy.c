@@ -113,7 +113,7 @@ void kvt_backend_copy_refuses_read_only_destinations(struct kvt_backend *t)
     unsigned char bytes[16] = {1, 2, 3};
 
     kvt_fill(t, t->device, pair.base, pair.bytes, 3);
-    KVT_OK(t, kvi_backend_set_access(t->device, pair.base + half, half, KVI_ACCESS_RO));
+    kvt_remap_read_only(t, t->device, pair.phys[1], pair.base + half, half);
     KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",
                 kvi_backend_copy(t->device, pair.base + half, pair.base, 16, 0));
     KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",

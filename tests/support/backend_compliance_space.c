@@ -284,8 +284,6 @@ void kvt_backend_map_refuses_a_bad_access(struct kvt_backend *t)
         memcpy(&access, &bad[i], sizeof(access));
         KVT_REFUSED(t, KVMEM_E_INVALID, "access",
                     kvi_backend_map(t->device, phys, base, t->granule, access));
-        KVT_REFUSED(t, KVMEM_E_INVALID, "access",
-                    kvi_backend_set_access(t->device, base, t->granule, access));
     }
     KVT_OK(t, kvi_backend_segment_release(t->device, phys));
     KVT_OK(t, kvi_backend_unreserve(t->device, base, t->granule));
@@ -295,17 +293,17 @@ void kvt_backend_mapping_outlives_its_handle(struct kvt_backend *t)
 {
     struct mapped m = mapped_open(t, 2, KVI_ACCESS_RW);
     struct kvi_phys imported = kvt_imported(t, m.phys, 2);
-    uint64_t base = kvt_reserved(t, t->client, 2);
+    uint64_t base = kvt_reserved(t, t->client, 4);
 
     kvt_fill(t, t->device, m.base, m.bytes, 31);
     KVT_OK(t, kvi_backend_map(t->client, imported, base, m.bytes, KVI_ACCESS_RO));
+    KVT_OK(t, kvi_backend_map(t->client, imported, base + m.bytes, m.bytes, KVI_ACCESS_RW));
     KVT_OK(t, kvi_backend_segment_release(t->client, imported));
     KVT_CHECK(t, kvt_filled(t, t->client, base, m.bytes, 31));
-    KVT_OK(t, kvi_backend_set_access(t->client, base, m.bytes, KVI_ACCESS_RW));
-    kvt_fill(t, t->client, base, m.bytes, 32);
+    kvt_fill(t, t->client, base + m.bytes, m.bytes, 32);
     KVT_CHECK(t, kvt_filled(t, t->device, m.base, m.bytes, 32));
-    KVT_OK(t, kvi_backend_unmap(t->client, base, m.bytes));
-    KVT_OK(t, kvi_backend_unreserve(t->client, base, m.bytes));
+    KVT_OK(t, kvi_backend_unmap(t->client, base, 2 * m.bytes));
+    KVT_OK(t, kvi_backend_unreserve(t->client, base, 2 * m.bytes));
     mapped_close(t, &m);
 }
 
@@ -332,30 +330,29 @@ void kvt_backend_read_only_store_faults(struct kvt_backend *t)
     mapped_close(t, &m);
 }
 
-void kvt_backend_access_changes_in_place(struct kvt_backend *t)
+/* Read-only all the time at one address, read-write now and then at another. */
+void kvt_backend_an_alias_comes_and_goes(struct kvt_backend *t)
 {
     struct mapped m = mapped_open(t, 2, KVI_ACCESS_RO);
+    uint64_t alias = kvt_reserved(t, t->device, 2);
 
-    if (!(t->device->info.flags & KVI_BACKEND_CAN_UPGRADE)) {
-        KVT_REFUSED(t, KVMEM_E_NOT_SUPPORTED, "access",
-                    kvi_backend_set_access(t->device, m.base, m.bytes, KVI_ACCESS_RW));
-        mapped_close(t, &m);
-        return;
-    }
     for (uint32_t round = 0; round < 3; round++) {
-        KVT_OK(t, kvi_backend_set_access(t->device, m.base, m.bytes, KVI_ACCESS_RW));
-        kvt_fill(t, t->device, m.base, m.bytes, round);
-        if (cpu_visible(t->device))
-            KVT_CHECK(t, !kvt_store_faults(m.base + 5));
-        KVT_OK(t, kvi_backend_set_access(t->device, m.base, m.bytes, KVI_ACCESS_RO));
-        KVT_OK(t, kvi_backend_set_access(t->device, m.base, m.bytes, KVI_ACCESS_RO));
+        KVT_OK(t, kvi_backend_map(t->device, m.phys, alias, m.bytes, KVI_ACCESS_RW));
+        kvt_fill(t, t->device, alias, m.bytes, round);
         KVT_CHECK(t, kvt_filled(t, t->device, m.base, m.bytes, round));
         KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",
                     kvi_backend_copy_in(t->device, m.base, "x", 1, 0));
-        if (cpu_visible(t->device))
+        if (cpu_visible(t->device)) {
             KVT_CHECK(t, kvt_store_faults(m.base) && kvt_store_faults(m.base + m.bytes - 1));
+            KVT_CHECK(t, !kvt_store_faults(alias) && !kvt_store_faults(alias + m.bytes - 1));
+        }
+        KVT_OK(t, kvi_backend_unmap(t->device, alias, m.bytes));
+        KVT_REFUSED(t, KVMEM_E_INVALID, "mapped", kvi_backend_copy_in(t->device, alias, "x", 1, 0));
+        if (cpu_visible(t->device))
+            KVT_CHECK(t, kvt_load_faults(alias) && !kvt_load_faults(m.base));
         KVT_CHECK(t, kvt_filled(t, t->device, m.base, m.bytes, round));
     }
+    KVT_OK(t, kvi_backend_unreserve(t->device, alias, m.bytes));
     mapped_close(t, &m);
 }
 
@@ -365,14 +362,14 @@ struct row {
     struct kvi_phys phys[4];
 };
 
-static struct row row_open(struct kvt_backend *t, enum kvi_access access)
+static struct row row_open(struct kvt_backend *t)
 {
     struct row row = {.base = kvt_reserved(t, t->device, 6)};
 
     for (uint64_t i = 0; i < 4; i++) {
         row.phys[i] = kvt_segment(t, 1);
         KVT_OK(t, kvi_backend_map(t->device, row.phys[i], row.base + i * t->granule, t->granule,
-                                  access));
+                                  KVI_ACCESS_RW));
     }
     return row;
 }
@@ -383,56 +380,6 @@ static void row_close(struct kvt_backend *t, const struct row *row)
     for (int i = 0; i < 4; i++)
         KVT_OK(t, kvi_backend_segment_release(t->device, row->phys[i]));
     KVT_OK(t, kvi_backend_unreserve(t->device, row->base, 6 * t->granule));
-}
-
-void kvt_backend_access_changes_in_a_run(struct kvt_backend *t)
-{
-    struct row row = row_open(t, KVI_ACCESS_RO);
-    uint64_t g = t->granule;
-
-    KVT_OK(t, kvi_backend_set_access(t->device, row.base + g, 2 * g, KVI_ACCESS_RW));
-    kvt_fill(t, t->device, row.base + g, 2 * g, 1);
-    KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",
-                kvi_backend_copy_in(t->device, row.base, "x", 1, 0));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",
-                kvi_backend_copy_in(t->device, row.base + 3 * g, "x", 1, 0));
-    if (cpu_visible(t->device)) {
-        KVT_CHECK(t, kvt_store_faults(row.base + g - 1) && !kvt_store_faults(row.base + g));
-        KVT_CHECK(t, kvt_store_faults(row.base + 3 * g) && !kvt_store_faults(row.base + 3 * g - 1));
-    }
-    KVT_OK(t, kvi_backend_set_access(t->device, row.base, 4 * g, KVI_ACCESS_RO));
-    KVT_CHECK(t, kvt_filled(t, t->device, row.base + g, 2 * g, 1));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",
-                kvi_backend_copy_in(t->device, row.base + g, "x", 1, 0));
-    KVT_OK(t, kvi_backend_unmap(t->device, row.base, 4 * g));
-    row_close(t, &row);
-}
-
-void kvt_backend_access_refuses_bad_ranges(struct kvt_backend *t)
-{
-    struct mapped m = mapped_open(t, 3, KVI_ACCESS_RO);
-    uint64_t g = t->granule;
-    struct kvi_backend *b = t->device;
-
-    KVT_REFUSED(t, KVMEM_E_INVALID, "whole", kvi_backend_set_access(b, m.base, g, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "whole",
-                kvi_backend_set_access(b, m.base + g, 2 * g, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "mapped",
-                kvi_backend_set_access(b, m.base, 4 * g, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "mapped",
-                kvi_backend_set_access(b, m.base - g, 4 * g, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "address",
-                kvi_backend_set_access(b, m.base + 8, 3 * g, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "bytes", kvi_backend_set_access(b, m.base, 0, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "bytes",
-                kvi_backend_set_access(b, m.base, 3 * g - 8, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "bytes",
-                kvi_backend_set_access(b, m.base, UINT64_MAX, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "2^64", kvi_backend_set_access(b, 0 - g, 2 * g, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "mapped",
-                kvi_backend_set_access(t->client, m.base, 3 * g, KVI_ACCESS_RW));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "read-only", kvi_backend_copy_in(b, m.base, "x", 1, 0));
-    mapped_close(t, &m);
 }
 
 void kvt_backend_unmap_leaves_it_reserved(struct kvt_backend *t)
@@ -461,7 +408,7 @@ void kvt_backend_unmap_leaves_it_reserved(struct kvt_backend *t)
 
 void kvt_backend_unmap_takes_a_run(struct kvt_backend *t)
 {
-    struct row row = row_open(t, KVI_ACCESS_RW);
+    struct row row = row_open(t);
     uint64_t g = t->granule;
 
     kvt_fill(t, t->device, row.base, g, 1);
@@ -504,8 +451,6 @@ void kvt_backend_unmap_twice_is_refused(struct kvt_backend *t)
 
     KVT_OK(t, kvi_backend_unmap(t->device, m.base, m.bytes));
     KVT_REFUSED(t, KVMEM_E_INVALID, "mapped", kvi_backend_unmap(t->device, m.base, m.bytes));
-    KVT_REFUSED(t, KVMEM_E_INVALID, "mapped",
-                kvi_backend_set_access(t->device, m.base, m.bytes, KVI_ACCESS_RO));
     KVT_OK(t, kvi_backend_map(t->device, m.phys, m.base, m.bytes, KVI_ACCESS_RW));
     mapped_close(t, &m);
 }
@@ -525,7 +470,6 @@ void kvt_backend_the_first_mapping_goes_last(struct kvt_backend *t)
     KVT_REFUSED(t, KVMEM_E_INVALID, "first mapping", kvi_backend_unmap(b, base, 2 * g));
     KVT_CHECK(t, kvt_memory(t, b).mapping_count == 3);
     KVT_OK(t, kvi_backend_unmap(b, base, g));
-    KVT_OK(t, kvi_backend_set_access(b, base + g, 2 * g, KVI_ACCESS_RW));
     KVT_OK(t, kvi_backend_map(b, phys, base, g, KVI_ACCESS_RO));
     KVT_OK(t, kvi_backend_segment_release(b, phys)); /* a released one keeps the rule */
     KVT_REFUSED(t, KVMEM_E_INVALID, "first mapping", kvi_backend_unmap(b, base + g, 2 * g));
@@ -625,18 +569,6 @@ static void twin_unmap(struct kvt_backend *t, struct twin *w, int at, int granul
     }
 }
 
-static void twin_set_access(struct kvt_backend *t, struct twin *w, int at, int granules,
-                            enum kvi_access access)
-{
-    bool wanted = twin_is_run(w, at, granules);
-    int rc = kvi_backend_set_access(t->device, w->base + (uint64_t)at * t->granule,
-                                    (uint64_t)granules * t->granule, access);
-
-    KVT_CHECK(t, rc == (wanted ? 0 : KVMEM_E_INVALID));
-    for (int i = at; wanted && i < at + granules; i++)
-        w->access[i] = access;
-}
-
 /* One granule: is it mapped, to the right part of the right segment, with the right access? */
 static void twin_look(struct kvt_backend *t, const struct twin *w, int at)
 {
@@ -688,11 +620,10 @@ void kvt_backend_random_mappings_match_a_naive_twin(struct kvt_backend *t)
         int granules = 1 + (int)(dice >> 16 & 0xff) % 6;
         enum kvi_access access = dice >> 24 & 1 ? KVI_ACCESS_RW : KVI_ACCESS_RO;
 
-        switch (dice % 4) {
+        switch (dice % 3) {
         case 0:
         case 1: twin_map(t, &w, at, (int)(dice >> 32 & 0xff) % TWIN_SEGMENTS, access); break;
         case 2: twin_unmap(t, &w, at, granules); break;
-        case 3: twin_set_access(t, &w, at, granules, access); break;
         }
         twin_look(t, &w, (int)(dice >> 40 & 0xff) % TWIN_GRANULES);
     }

@@ -54,7 +54,6 @@ static bool sequence_copies(struct kvt_sequence *s, uint64_t ours, uint64_t thei
     if (!(kvt_step_done(s, kvi_backend_copy_in(s->b, ours, bytes, 64, 0)) &&
           kvt_step_done(s, kvi_backend_copy(s->b, ours + 64, ours, 64, 0)) &&
           kvt_step_done(s, kvi_backend_copy_out(s->b, bytes, theirs + 64, 64, 0)) &&
-          kvt_step_done(s, kvi_backend_set_access(s->b, theirs, s->t->granule, KVI_ACCESS_RW)) &&
           sequence_blocks(s, ours) &&
           kvt_step_done(s, kvi_backend_fence_signal(s->b, counter, 1, 0))))
         return false;
@@ -74,7 +73,11 @@ static void sequence_maps(struct kvt_sequence *s, struct kvi_phys phys, struct k
         goto unreserve;
     if (!kvt_step_done(s, kvi_backend_map(s->b, imported, base + 2 * g, g, KVI_ACCESS_RO)))
         goto unmap;
+    if (!kvt_step_done(s, kvi_backend_map(s->b, imported, base + 3 * g, g, KVI_ACCESS_RW)))
+        goto unmap_imported;
     sequence_copies(s, base, base + 2 * g);
+    KVT_STEP_BACK(s, kvi_backend_unmap(s->b, base + 3 * g, g));
+unmap_imported:
     KVT_STEP_BACK(s, kvi_backend_unmap(s->b, base + 2 * g, g));
 unmap:
     KVT_STEP_BACK(s, kvi_backend_unmap(s->b, base, g));

@@ -23,8 +23,8 @@
     X(RESERVE, "reserve")                           \
     X(MAP, "map")                                   \
     X(MAP_IMPORTED, "map_imported")                 \
-    X(UPGRADE, "set_access_rw")                     \
-    X(DOWNGRADE, "set_access_ro")                   \
+    X(RAISE, "map_alias")                           \
+    X(LOWER, "unmap_alias")                         \
     X(COPY_IN, "copy_in_pinned_done")               \
     X(COPY_OUT, "copy_out_pinned_done")             \
     X(COPY, "copy_device_call")                     \
@@ -136,8 +136,8 @@ static void round_once(struct bench *bench)
     TIMED(bench, MAP, kvi_backend_map(b, phys, base, bytes, KVI_ACCESS_RW));
     TIMED(bench, MAP_IMPORTED, kvi_backend_map(b, imported, base + bytes, bytes, KVI_ACCESS_RO));
     KVT_OK(bench->t, kvi_backend_map(b, second, base + 2 * bytes, bytes, KVI_ACCESS_RW));
-    TIMED(bench, UPGRADE, kvi_backend_set_access(b, base + bytes, bytes, KVI_ACCESS_RW));
-    TIMED(bench, DOWNGRADE, kvi_backend_set_access(b, base + bytes, bytes, KVI_ACCESS_RO));
+    TIMED(bench, RAISE, kvi_backend_map(b, imported, base + 3 * bytes, bytes, KVI_ACCESS_RW));
+    TIMED(bench, LOWER, kvi_backend_unmap(b, base + 3 * bytes, bytes));
     round_streams(bench, b, base, base + 2 * bytes);
     TIMED(bench, UNMAP, kvi_backend_unmap(b, base, bytes));
     KVT_OK(bench->t, kvi_backend_unmap(b, base + bytes, 2 * bytes));

@@ -78,7 +78,7 @@ static void case_the_fault_backend_leaves_it_untouched(struct kvt_backend *t)
         KVT_CHECK(t, s.failed_count == fired && kvt_memory_same(&before, &s.before));
         KVT_OK(t, kvi_backend_cuda_check(inner));
     } while (fired > 0);
-    KVT_CHECK(t, nth == 26);
+    KVT_CHECK(t, nth == 27);
     KVT_OK(t, kvi_backend_host_pin(t->device, t->counters, page));
 }
 
@@ -93,9 +93,29 @@ static void case_it_says_what_it_is(struct kvt_backend *t)
     KVT_CHECK(t, what.rdma_capable && strcmp(what.name, "Fake GPU 0") == 0);
     KVT_CHECK(t, what.granule_bytes == t->granule && what.total_bytes == UINT64_C(64) << 20);
     KVT_CHECK(t, t->device->info.kind == KVI_BACKEND_CUDA);
-    KVT_CHECK(t, t->device->info.flags == (KVI_BACKEND_CAN_UPGRADE | KVI_BACKEND_CREATES));
+    KVT_CHECK(t, t->device->info.flags == KVI_BACKEND_CREATES);
     KVT_CHECK(t, strcmp(t->device->info.name, "cuda:0 Fake GPU 0") == 0);
     KVT_CHECK(t, kvt_memory(t, t->client).total_bytes == what.total_bytes);
+}
+
+/* The fake, not the backend: it tells of what would fault a kernel. */
+static void case_a_change_of_access_is_told(struct kvt_backend *t)
+{
+    const struct kvi_cuda_driver *driver = NULL;
+    struct kvi_cu_access access = {.location = {.type = KVI_CU_LOCATION_DEVICE},
+                                   .flags = KVI_CU_ACCESS_READ_WRITE};
+    struct kvi_phys phys = kvt_segment(t, 1);
+    uint64_t base = kvt_reserved(t, t->device, 1);
+
+    KVT_OK(t, kvi_backend_map(t->device, phys, base, t->granule, KVI_ACCESS_RO));
+    KVT_CHECK(t, kvt_fake->misuse == 0);
+    KVT_OK(t, kvi_cuda_driver_open(kvt_fake_path(), &driver));
+    KVT_CHECK(t, driver->set_access(base, t->granule, &access, 1) == KVI_CU_ILLEGAL_ADDRESS);
+    KVT_CHECK(t, kvt_fake->misuse == 1 && strcmp(kvt_fake->misused, "cuMemSetAccess") == 0);
+    kvt_fake->misuse = 0;
+    KVT_OK(t, kvi_backend_unmap(t->device, base, t->granule));
+    KVT_OK(t, kvi_backend_unreserve(t->device, base, t->granule));
+    KVT_OK(t, kvi_backend_segment_release(t->device, phys));
 }
 
 static void cuda_refuses(struct kvt_backend *t, const char *word,
@@ -360,6 +380,7 @@ static void case_check_names_the_violation(struct kvt_backend *t)
     }
 
 CUDA_TEST(it_says_what_it_is)
+CUDA_TEST(a_change_of_access_is_told)
 CUDA_TEST(options_are_checked)
 CUDA_TEST(alignment_is_had_in_any_case)
 CUDA_TEST(memory_of_another_device_is_refused)

@@ -200,7 +200,6 @@ static void case_a_context_that_cannot_be_entered(struct kvt_backend *t)
     PUSH_FAILS(t, kvi_backend_segment_export(t->device, phys, &fd));
     PUSH_FAILS(t, kvi_backend_segment_release(t->device, phys));
     PUSH_FAILS(t, kvi_backend_map(t->device, phys, base + g, g, KVI_ACCESS_RW));
-    PUSH_FAILS(t, kvi_backend_set_access(t->device, base, g, KVI_ACCESS_RO));
     PUSH_FAILS(t, kvi_backend_unmap(t->device, base, g));
     PUSH_FAILS(t, kvi_backend_unreserve(t->device, base, 4 * g));
     PUSH_FAILS(t, kvi_backend_copy(t->device, base + 8, base, 8, 0));
@@ -298,7 +297,7 @@ static uint64_t run_open(struct kvt_backend *t, struct kvi_phys *phys)
         KVT_OK(t, kvi_backend_map(t->device, phys[i], base + i * g, g, KVI_ACCESS_RW));
         kvt_fill(t, t->device, base + i * g, g, i);
         if (i % 2 == 1)
-            KVT_OK(t, kvi_backend_set_access(t->device, base + i * g, g, KVI_ACCESS_RO));
+            kvt_remap_read_only(t, t->device, phys[i], base + i * g, g);
     }
     KVT_OK(t, kvi_backend_segment_release(t->device, phys[1]));
     return base;
@@ -341,33 +340,6 @@ static void case_unmap_of_a_run_is_undone(struct kvt_backend *t)
         }
     KVT_OK(t, kvi_backend_unmap(t->device, base, bytes));
     KVT_CHECK(t, kvt_fake->mappings == 0 && kvt_fake->handle_refs == RUN - 1);
-    run_close(t, base, phys);
-}
-
-static void case_access_of_a_run_is_undone(struct kvt_backend *t)
-{
-    struct kvi_phys phys[RUN];
-    uint64_t base = run_open(t, phys);
-    uint64_t bytes = RUN * t->granule;
-
-    kvt_fake_fail("cuMemSetAccess", 1, KVI_CU_INVALID_VALUE);
-    KVT_REFUSED(t, KVMEM_E_SYSTEM, "cuMemSetAccess",
-                kvi_backend_set_access(t->device, base, bytes, KVI_ACCESS_RO));
-    run_check(t, base);
-    for (uint64_t after = 1; after <= RUN; after++) {
-        kvt_fake->access_fails_after = after;
-        KVT_REFUSED(t, KVMEM_E_SYSTEM, "cuMemSetAccess",
-                    kvi_backend_set_access(t->device, base, bytes,
-                                           after % 2 ? KVI_ACCESS_RO : KVI_ACCESS_RW));
-        run_check(t, base);
-    }
-    kvt_fake_fail("cuMemSetAccess", 1, KVI_CU_OUT_OF_MEMORY);
-    KVT_REFUSED(t, KVMEM_E_DEVICE_FULL, "cuMemSetAccess",
-                kvi_backend_set_access(t->device, base, bytes, KVI_ACCESS_RW));
-    run_check(t, base);
-    KVT_REFUSED(t, KVMEM_E_INVALID, "read-only",
-                kvi_backend_copy_in(t->device, base + t->granule, "x", 1, 0));
-    KVT_OK(t, kvi_backend_unmap(t->device, base, bytes));
     run_close(t, base, phys);
 }
 
@@ -443,7 +415,6 @@ FAILURE_TEST(a_context_that_cannot_be_entered)
 FAILURE_TEST(full_is_its_own_code)
 FAILURE_TEST(others_fill_the_device)
 FAILURE_TEST(unmap_of_a_run_is_undone)
-FAILURE_TEST(access_of_a_run_is_undone)
 FAILURE_TEST(nth_allocation_fails)
 
 /* ---- a context that a kernel's fault has killed ---- */

@@ -10,7 +10,8 @@
  *   kernels         the library's own, by name, on the CPU, in the queue
  *
  * It is stricter than the driver: a call without the right current context, a copy outside
- * mapped and accessible memory, an address that is not its own, count as misuse.
+ * mapped and accessible memory, an address that is not its own, a second cuMemSetAccess of one
+ * mapping (driver 580: kernels that read there fault), count as misuse.
  *
  * Tests open the library by its path (dlopen gives the one that is open already) and find
  * `fake_cuda_control` with dlsym. Other processes are told by the environment:
@@ -54,8 +55,6 @@ struct fake_cuda_control {
     const char *hang_name;
     uint64_t hang_nth; /* 0 nothing is armed */
     uint64_t hang_ms;
-    /* Not 0: the next cuMemSetAccess changes so many mappings of its range, then fails. */
-    uint64_t access_fails_after;
 
     uint64_t misuse;
     char misused[64]; /* the first one's function */

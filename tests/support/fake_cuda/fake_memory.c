@@ -460,12 +460,12 @@ static int access_set(uint64_t address, uint64_t bytes, const struct kvi_cu_acce
 
         if (one == NULL || one->address != reached || reached + one->bytes > address + bytes)
             return fake_misused("cuMemSetAccess", KVI_CU_INVALID_VALUE);
+        if (one->access != 0)
+            return fake_misused("cuMemSetAccess", KVI_CU_ILLEGAL_ADDRESS);
         if (mprotect(pointer_to(one->address), one->bytes, rights) < 0)
             abort();
         one->access = access->flags;
         reached += one->bytes;
-        if (fake_cuda_control.access_fails_after > 0 && --fake_cuda_control.access_fails_after == 0)
-            return KVI_CU_INVALID_VALUE;
     }
     return 0;
 }
