@@ -26,8 +26,7 @@ enum kvmem_role {
 
 enum kvmem_client_flag {
     /* A thread of the client's own makes the driver calls that map memory ahead of need, so that
-     * none is made on the calling thread in a steady state. Not yet on a GPU: a kernel that reads
-     * a segment faults when the helper changes its access (README, Limits). */
+     * none is made on the calling thread in a steady state. */
     KVMEM_CLIENT_HELPER = 1
 };
 
