@@ -113,11 +113,11 @@ Test(ipc_sharing, another_process_finds_and_reads_what_was_published, .timeout =
     close_scene();
 }
 
-static void stray_dies(const char *stream, const char *blocks, const char *byte)
+static void stray_dies(const char *stream, const char *blocks, const char *byte, const char *where)
 {
     struct kvt_spawn_options options = {
         .program = "tests/helpers/client_stray",
-        .arguments = {daemon_.socket_path, "shared", stream, blocks, byte}};
+        .arguments = {daemon_.socket_path, "shared", stream, blocks, byte, where}};
     struct kvt_process stray;
     char line[KVT_LINE_BYTES];
     int status;
@@ -128,8 +128,8 @@ static void stray_dies(const char *stream, const char *blocks, const char *byte)
     cr_assert_eq(kvt_answer_number(line, "wrong"), 0);
     kvt_tell(&stray, "write");
     status = kvt_reap(&stray, KVT_ANSWER_LIMIT);
-    cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "byte %s: wait status 0x%x", byte,
-              status);
+    cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "byte %s, %s: wait status 0x%x",
+              byte, where, status);
 }
 
 Test(ipc_sharing, a_stray_write_kills_the_writer_alone, .timeout = TIME_LIMIT)
@@ -144,8 +144,10 @@ Test(ipc_sharing, a_stray_write_kills_the_writer_alone, .timeout = TIME_LIMIT)
     kvt_shell(&owner, "ok", "put 2 64"); /* whole segments: handed in, written by nobody */
     seq = attached(1, 8);
     for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++) {
-        stray_dies("1", "8", bytes[i]);
-        stray_dies("2", "64", bytes[i]);
+        stray_dies("1", "8", bytes[i], "shared");
+        stray_dies("2", "64", bytes[i], "shared");
+        stray_dies("2", "64", bytes[i], "alias");
+        stray_dies("2", "64", bytes[i], "own");
         cr_assert_eq(wrong_tokens(seq, 1, 8), 0);
         cr_assert_eq(kvt_answer_number(kvt_shell(&owner, "ok", "verify 1"), "wrong"), 0);
         cr_assert_eq(kvt_answer_number(kvt_shell(&owner, "ok", "verify 2"), "wrong"), 0);

@@ -55,7 +55,7 @@ uint64_t kvt_engine_wrong(struct kvt_engine *engine, struct kvmem_seq seq, uint6
 /* Tokens of block `block` with a wrong byte, when it is the one from token `first` on. */
 uint32_t kvt_block_wrong(struct kvt_engine *engine, int32_t block, uint64_t stream, uint64_t first);
 
-/* Address of the first byte of a block. */
+/* Address of the first byte of a block, to read. */
 char *kvt_block_address(struct kvt_engine *engine, int32_t block);
 
 /* Names of the first `blocks` blocks of a stream. */

@@ -799,8 +799,6 @@ Test(client, arguments_of_calls)
     cr_assert(kvmem_seqs_append(s.space, 1, NULL, NULL, fence) == KVMEM_E_INVALID);
     cr_assert(kvmem_seq_create(NULL, &seq) == KVMEM_E_INVALID);
     cr_assert(kvmem_space_base(s.space, 1, 0) == NULL && kvmem_space_base(NULL, 0, 0) == NULL);
-    cr_assert(kvmem_space_write_base(s.space, 0, 1) == NULL &&
-              kvmem_space_write_base(NULL, 0, 0) == NULL);
     kvmem_client_close(NULL);
     kvmem_space_close(NULL);
     end(&s);

@@ -275,6 +275,38 @@ void kvt_gpu_spin(uint64_t ns, void *stream)
     KVT_CUDA(cudaGetLastError());
 }
 
+/* ---- a reader that goes on ---- */
+
+__global__ static void watch_kernel(block_list list, uint32_t count, kvt_gpu_verdict *verdict,
+                                    const volatile uint64_t *flag, uint64_t value)
+{
+    uint64_t start = device_ns(), checked = 0, wrong = 0;
+
+    do {
+        for (uint32_t b = 0; b < count; b++) {
+            const uint64_t *at = (const uint64_t *)(list.base + (uint64_t)list.blocks[b] * list.stride);
+
+            for (uint64_t i = (uint64_t)(blockIdx.x * blockDim.x + threadIdx.x) * list.step;
+                 i < list.words; i += (uint64_t)gridDim.x * blockDim.x * list.step) {
+                checked++;
+                wrong += differs(verdict, at + i, pattern(list.seed, list.position + b, i));
+            }
+        }
+    } while (*flag < value && device_ns() - start < GATE_LIMIT_NS);
+    __syncwarp();
+    verdict_add(verdict, checked, wrong);
+}
+
+void kvt_gpu_watch(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verdict,
+                   const uint64_t *flag, uint64_t value, void *stream)
+{
+    if (part->count > LIST_LIMIT)
+        kvt_die("watching %u blocks: at most %u", part->count, LIST_LIMIT);
+    watch_kernel<<<16, THREADS, 0, (cudaStream_t)stream>>>(
+        list_of(part, part->shape->base, 0, part->count), part->count, verdict, flag, value);
+    KVT_CUDA(cudaGetLastError());
+}
+
 /* ---- harm ---- */
 
 __global__ static void scribble_kernel(block_list list, uint32_t count, uint64_t ns,

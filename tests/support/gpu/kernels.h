@@ -7,6 +7,7 @@
  * A word is 8 bytes.
  *
  *   fill, check            lists of blocks, all or some of the tokens in each
+ *   watch                  check again and again, until the host says that it is enough
  *   rows_write, rows_check what the rows of a device table say, for graphs
  *   gate, spin, busy       time passes: until the host says so, for so long, as a model's step
  *   scribble, poke         writers that do harm, or try
@@ -65,6 +66,11 @@ struct kvt_gpu_verdict kvt_gpu_verdict_read(const struct kvt_gpu_verdict *verdic
 
 void kvt_gpu_fill(const struct kvt_gpu_part *part, void *stream);
 void kvt_gpu_check(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verdict, void *stream);
+
+/* Check again and again, once at least, until *flag (pinned host memory) is at least `value`, or
+ * 20 s. */
+void kvt_gpu_watch(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verdict,
+                   const uint64_t *flag, uint64_t value, void *stream);
 
 /* Check and wait: the number of wrong words, one of them printed; death when not every word was
  * looked at. */

@@ -57,6 +57,8 @@ struct list {
     struct kvt_gpu_verdict *verdict; /* NULL: fill */
     uint64_t *rounds;                /* not NULL: scribble */
     uint64_t end_ns;
+    const uint64_t *flag; /* not NULL: check until it has the value */
+    uint64_t value;
     int32_t blocks[LIST_LIMIT];
 };
 
@@ -91,6 +93,8 @@ static bool list_run(void *data)
                 at[i] = expected;
         }
     }
+    if (list->flag && __atomic_load_n(list->flag, __ATOMIC_ACQUIRE) < list->value)
+        return kvt_now_ns() >= list->end_ns;
     return true;
 }
 
@@ -110,8 +114,16 @@ static bool scribble_run(void *data)
     return kvt_now_ns() >= list->end_ns;
 }
 
+/* What is done for a list until `ns` are over, or the flag has its value. */
+struct until {
+    uint64_t *rounds;
+    const uint64_t *flag;
+    uint64_t value;
+    uint64_t ns;
+};
+
 static void list_launch(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verdict,
-                        uint64_t *rounds, uint64_t ns, void *stream)
+                        const struct until *until, void *stream)
 {
     static struct list list;
 
@@ -120,26 +132,35 @@ static void list_launch(const struct kvt_gpu_part *part, struct kvt_gpu_verdict 
     list.part = *part;
     list.shape = *part->shape;
     list.verdict = verdict;
-    list.rounds = rounds;
-    list.end_ns = kvt_now_ns() + ns;
+    list.rounds = until->rounds;
+    list.end_ns = kvt_now_ns() + until->ns;
+    list.flag = until->flag;
+    list.value = until->value;
     if (part->count)
         memcpy(list.blocks, part->blocks, part->count * sizeof(int32_t));
-    kvt_fake_gpu_launch(stream, rounds ? scribble_run : list_run, &list, sizeof(list));
+    kvt_fake_gpu_launch(stream, until->rounds ? scribble_run : list_run, &list, sizeof(list));
 }
 
 void kvt_gpu_fill(const struct kvt_gpu_part *part, void *stream)
 {
-    list_launch(part, NULL, NULL, 0, stream);
+    list_launch(part, NULL, &(struct until){0}, stream);
 }
 
 void kvt_gpu_check(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verdict, void *stream)
 {
-    list_launch(part, verdict, NULL, 0, stream);
+    list_launch(part, verdict, &(struct until){0}, stream);
+}
+
+void kvt_gpu_watch(const struct kvt_gpu_part *part, struct kvt_gpu_verdict *verdict,
+                   const uint64_t *flag, uint64_t value, void *stream)
+{
+    list_launch(part, verdict, &(struct until){.flag = flag, .value = value, .ns = GATE_LIMIT_NS},
+                stream);
 }
 
 void kvt_gpu_scribble(const struct kvt_gpu_part *part, uint64_t ns, uint64_t *rounds, void *stream)
 {
-    list_launch(part, NULL, rounds, ns, stream);
+    list_launch(part, NULL, &(struct until){.rounds = rounds, .ns = ns}, stream);
 }
 
 /* ---- rows ---- */
