@@ -32,6 +32,7 @@ gpu="LD_LIBRARY_PATH=$fake KVMEM_FAKE_CUDA=granule=4096 CUDA_MPS_PIPE_DIRECTORY=
 filter='*/*'
 # Its deadlines count the waits of one thread for a processor, not those of a helper.
 run "fake GPU" test_pressure $gpu
+run "fake GPU" test_region $gpu
 for test in test_sharing test_daemon_lost test_timeline; do
     run "host, helpers" "$test" KVT_HELPER=1
     # On a GPU a copied tail is held until the stream has passed: the counts are others.

@@ -58,11 +58,29 @@ void kvt_backend_copy_moves_any_bytes(struct kvt_backend *t)
     pair_close(t, &pair);
 }
 
+/* The pair once more, the first half read-only, the other one as given: one copy over both. */
+static void copy_from_again(struct kvt_backend *t, const struct pair *pair, enum kvi_access second,
+                            uint64_t to)
+{
+    uint64_t half = pair->bytes / 2;
+    uint64_t again = kvt_reserved(t, t->device, 2 * PAIR_GRANULES);
+
+    KVT_OK(t, kvi_backend_map(t->device, pair->phys[0], again, half, KVI_ACCESS_RO));
+    KVT_OK(t, kvi_backend_map(t->device, pair->phys[1], again + half, half, second));
+    kvt_fill(t, t->device, pair->base, pair->bytes, 20 + second);
+    KVT_OK(t, kvi_backend_copy(t->device, to, again, pair->bytes, 0));
+    KVT_CHECK(t, kvt_filled(t, t->device, to, pair->bytes, 20 + second));
+    KVT_CHECK(t, kvt_filled(t, t->device, again, pair->bytes, 20 + second));
+    KVT_OK(t, kvi_backend_unmap(t->device, again, pair->bytes));
+    KVT_OK(t, kvi_backend_unreserve(t->device, again, pair->bytes));
+}
+
 void kvt_backend_copy_crosses_mappings(struct kvt_backend *t)
 {
     struct pair pair = pair_open(t);
     uint64_t g = t->granule;
     uint64_t middle = pair.base + pair.bytes / 2;
+    uint64_t to = 0;
 
     kvt_fill(t, t->device, middle - g / 2, g, 5);
     KVT_CHECK(t, kvt_filled(t, t->device, middle - g / 2, g, 5));
@@ -70,6 +88,10 @@ void kvt_backend_copy_crosses_mappings(struct kvt_backend *t)
     KVT_CHECK(t, kvt_filled(t, t->device, pair.base, g, 5));
     KVT_OK(t, kvi_backend_copy(t->device, pair.base + g, pair.base, g, 0)); /* adjoining ranges */
     KVT_CHECK(t, kvt_filled(t, t->device, pair.base + g, g, 5));
+    KVT_OK(t, kvi_backend_device_alloc(t->device, pair.bytes, &to));
+    copy_from_again(t, &pair, KVI_ACCESS_RO, to);
+    copy_from_again(t, &pair, KVI_ACCESS_RW, to);
+    KVT_OK(t, kvi_backend_device_free(t->device, to, pair.bytes));
     pair_close(t, &pair);
 }
 
