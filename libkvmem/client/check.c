@@ -221,9 +221,9 @@ static int check_segments(const struct walk *walk)
             return wrong("segment %u: handed in with %u publications that wait", slot,
                          segment->fenced_count);
         if (segment->is_owned && segment->access != KVI_ACCESS_RW && !segment->job)
-            return wrong("segment %u: owned with access %u", slot, segment->access);
+            return wrong("segment %u: owned without an alias, access %u", slot, segment->access);
         if (!segment->is_owned && segment->access == KVI_ACCESS_RW)
-            return wrong("segment %u: writable and not owned", slot);
+            return wrong("segment %u: an alias of what is not owned", slot);
         if (segment->is_owned && segment->shown->tokens != walk->tokens[slot])
             return wrong("segment %u: shows %" PRIu64 " tokens, has %" PRIu64, slot,
                          segment->shown->tokens, walk->tokens[slot]);

@@ -38,7 +38,7 @@ done
 clean="fences:published_behind_a_stream fences:freed_behind_a_stream fences:a_promise_holds
        copies:forks_copy_their_tails copies:lists_are_copied copies:copies_in_a_graph
        copies:blocks_are_zeroed device_table:equal_to_padded_tables protect:refusals
-       full:more_than_the_pool aliases:readers_go_on backend_cuda:copy"
+       full:more_than_the_pool backend_cuda:copy"
 
 if [ -n "$memcheck" ]; then
     if ! command -v compute-sanitizer > /dev/null; then

@@ -177,7 +177,7 @@ Test(helper, arriving_blocks_are_not_asked_for_again, .timeout = 20)
     end(&s);
 }
 
-Test(helper, a_segment_is_handed_in_when_it_is_read_only, .timeout = 20)
+Test(helper, a_segment_is_handed_in_when_its_alias_is_gone, .timeout = 20)
 {
     struct scene s;
 
@@ -191,7 +191,7 @@ Test(helper, a_segment_is_handed_in_when_it_is_read_only, .timeout = 20)
     dispatch(&s, 0);
     const struct kvi_msg_segment_hand_in *said = kvt_script_find(s.script, KVI_OP_SEGMENT_HAND_IN);
     cr_assert(said && said->slot == 1);
-    cr_assert_null(kvt_script_find(s.script, KVI_OP_SEGMENT_HAND_IN), "slot 0 is writable still");
+    cr_assert_null(kvt_script_find(s.script, KVI_OP_SEGMENT_HAND_IN), "slot 0 has its alias still");
     let_go(&s);
     wait_for_helper(&s, 5);
     dispatch(&s, 0);
