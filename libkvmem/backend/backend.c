@@ -273,18 +273,27 @@ static int blocks_shape_check(const struct kvi_backend_blocks *list)
                              "blocks: bytes is %" PRIu64 ", stride_bytes %" PRIu64
                              ": want multiples of 16, 16 <= bytes <= stride_bytes <= 2^32",
                              list->bytes, list->stride_bytes);
-    if (list->base % BLOCK_ALIGNMENT != 0 || list->base > BYTES_MAX)
-        return kvi_error_set(KVMEM_E_INVALID,
-                             "blocks: base is %#" PRIx64 ": want a multiple of 16 below 2^63",
-                             list->base);
     return 0;
 }
 
-static int indices_check(const char *name, const int32_t *indices, uint32_t count)
+static int base_check(const char *name, uint64_t base)
+{
+    if (base % BLOCK_ALIGNMENT != 0 || base > BYTES_MAX)
+        return kvi_error_set(KVMEM_E_INVALID,
+                             "blocks: %s is %#" PRIx64 ": want a multiple of 16 below 2^63", name,
+                             base);
+    return 0;
+}
+
+static int side_check(const char *name, const char *base_name, uint64_t base,
+                      const int32_t *indices, uint32_t count)
 {
     int32_t bits = 0;
     uint32_t at = 0;
+    int rc = base_check(base_name, base);
 
+    if (rc < 0)
+        return rc;
     for (uint32_t i = 0; i < count; i++)
         bits |= indices[i];
     if (bits >= 0)
@@ -306,9 +315,9 @@ int kvi_backend_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *l
     if (rc == 0)
         rc = blocks_shape_check(list);
     if (rc == 0)
-        rc = indices_check("to", list->to, list->count);
+        rc = side_check("to", "to_base", list->to_base, list->to, list->count);
     if (rc == 0 && list->from != NULL)
-        rc = indices_check("from", list->from, list->count);
+        rc = side_check("from", "from_base", list->from_base, list->from, list->count);
     return rc < 0 ? rc : b->ops->blocks(b, list, stream);
 }
 

@@ -103,9 +103,11 @@ struct kvi_backend_memory {
     uint64_t allocation_bytes;
 };
 
-/* Blocks of one space, by index: block i is the `bytes` from base + i × stride_bytes on. */
+/* Blocks of one space, by index: block i is the `bytes` from base + i × stride_bytes on. What is
+ * written and what is read may lie in two ranges of addresses, of the same memory or not. */
 struct kvi_backend_blocks {
-    uint64_t base;
+    uint64_t to_base;
+    uint64_t from_base; /* not looked at without `from` */
     uint64_t stride_bytes;
     uint64_t bytes;
     uint32_t count;
@@ -282,10 +284,10 @@ int kvi_backend_copy_out(struct kvi_backend *b, void *to, uint64_t from, uint64_
 
 #define KVI_BACKEND_BLOCKS_MAX 500u
 
-/* Copy block from[i] to block to[i], or clear it. base, stride_bytes and bytes are multiples of
- * 16, bytes at most the stride, that at most 2^32. Each destination is named once and is no
- * source, else its bytes are undefined: this is not looked at. INVALID (names the place in the
- * list and the block), SYSTEM. */
+/* Copy block from[i] to block to[i], or clear it. Bases, stride_bytes and bytes are multiples of
+ * 16, bytes at most the stride, that at most 2^32. Each destination is named once and its memory
+ * is no source's, else its bytes are undefined: this is not looked at. INVALID (names the place in
+ * the list and the block), SYSTEM. */
 int kvi_backend_blocks(struct kvi_backend *b, const struct kvi_backend_blocks *list,
                        uint64_t stream);
 

@@ -39,13 +39,14 @@ static int blocks_by_copies(struct kvi_backend_cuda *cuda, const struct kvi_back
     int result = 0;
 
     for (uint32_t i = 0; i < list->count && result == 0; i++) {
-        uint64_t to = list->base + (uint64_t)list->to[i] * list->stride_bytes;
+        uint64_t to = list->to_base + (uint64_t)list->to[i] * list->stride_bytes;
 
         if (list->from == NULL)
             result = driver->fill_8(to, 0, list->bytes, stream);
         else
             result = driver->copy_device(
-                to, list->base + (uint64_t)list->from[i] * list->stride_bytes, list->bytes, stream);
+                to, list->from_base + (uint64_t)list->from[i] * list->stride_bytes, list->bytes,
+                stream);
     }
     if (result != 0)
         return kvi_cuda_failed(driver, result, KVMEM_E_SYSTEM, "blocks",

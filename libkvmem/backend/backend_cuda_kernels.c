@@ -178,7 +178,8 @@ int kvi_backend_cuda_kernels_blocks(struct kvi_backend_cuda *cuda,
     struct kvi_kernel_blocks one;
     int rc = 0;
 
-    one.base = list->base;
+    one.to_base = list->to_base;
+    one.from_base = list->from_base;
     one.stride_bytes = list->stride_bytes;
     one.bytes = list->bytes;
     one.reserved = 0;

@@ -350,14 +350,15 @@ int kvi_backend_host_blocks(struct kvi_backend *b, const struct kvi_backend_bloc
 
     (void)stream;
     for (uint32_t i = 0; i < list->count && rc == 0; i++) {
-        void *to = kvi_backend_pointer(list->base + (uint64_t)list->to[i] * list->stride_bytes);
+        void *to = kvi_backend_pointer(list->to_base + (uint64_t)list->to[i] * list->stride_bytes);
 
         if (list->from == NULL)
             memset(to, 0, list->bytes);
         else
-            memmove(to,
-                    kvi_backend_pointer(list->base + (uint64_t)list->from[i] * list->stride_bytes),
-                    list->bytes);
+            memmove(
+                to,
+                kvi_backend_pointer(list->from_base + (uint64_t)list->from[i] * list->stride_bytes),
+                list->bytes);
     }
     return rc;
 }

@@ -457,23 +457,26 @@ static uint8_t rights_of(const struct kvi_book *book, const struct kvi_book_rese
 
 /* Under the lock. `r` holds the blocks that were looked at last, or is NULL. */
 static int indices_check(const struct kvi_book *book, const struct kvi_backend_blocks *list,
-                         const char *name, const int32_t *indices, enum kvi_access access)
+                         bool is_to)
 {
     const struct kvi_book_reservation *r = NULL;
+    const int32_t *indices = is_to ? list->to : list->from;
+    uint64_t base = is_to ? list->to_base : list->from_base;
 
     for (uint32_t i = 0; i < list->count; i++) {
-        uint64_t address = list->base + (uint64_t)(uint32_t)indices[i] * list->stride_bytes;
+        uint64_t address = base + (uint64_t)(uint32_t)indices[i] * list->stride_bytes;
         uint8_t rights = 0;
 
         if (r == NULL || address < r->base || address - r->base > r->bytes - list->bytes)
             r = reservation_of(book, address, list->bytes);
         if (r != NULL)
             rights = rights_of(book, r, address, list->bytes);
-        if (rights < (uint8_t)access)
-            return kvi_error_set(
-                KVMEM_E_INVALID,
-                "blocks: %s[%" PRIu32 "] is block %" PRId32 " at %#" PRIx64 ", which is %s", name,
-                i, indices[i], address, rights == 0 ? "not mapped throughout" : "mapped read-only");
+        if (rights < (is_to ? KVI_ACCESS_RW : KVI_ACCESS_RO))
+            return kvi_error_set(KVMEM_E_INVALID,
+                                 "blocks: %s[%" PRIu32 "] is block %" PRId32 " at %#" PRIx64
+                                 ", which is %s",
+                                 is_to ? "to" : "from", i, indices[i], address,
+                                 rights == 0 ? "not mapped throughout" : "mapped read-only");
     }
     return 0;
 }
@@ -483,9 +486,9 @@ int kvi_book_blocks_check(struct kvi_book *book, const struct kvi_backend_blocks
     int rc;
 
     pthread_mutex_lock(&book->lock);
-    rc = indices_check(book, list, "to", list->to, KVI_ACCESS_RW);
+    rc = indices_check(book, list, true);
     if (rc == 0 && list->from != NULL)
-        rc = indices_check(book, list, "from", list->from, KVI_ACCESS_RO);
+        rc = indices_check(book, list, false);
     pthread_mutex_unlock(&book->lock);
     return rc;
 }

@@ -27,10 +27,17 @@ static __device__ __forceinline__ place place_of(const kvi_kernel_blocks &list, 
     return at;
 }
 
-static __device__ __forceinline__ char *address_of(const kvi_kernel_blocks &list, int32_t block,
-                                                   uint64_t offset)
+static __device__ __forceinline__ char *to_address(const kvi_kernel_blocks &list, const place &at)
 {
-    return (char *)(list.base + (uint64_t)(uint32_t)block * list.stride_bytes + offset);
+    return (char *)(list.to_base + (uint64_t)(uint32_t)list.to[at.block] * list.stride_bytes +
+                    at.offset);
+}
+
+static __device__ __forceinline__ const char *from_address(const kvi_kernel_blocks &list,
+                                                           const place &at)
+{
+    return (const char *)(list.from_base +
+                          (uint64_t)(uint32_t)list.from[at.block] * list.stride_bytes + at.offset);
 }
 
 /* All threads of the block: copy `vectors` of 16 bytes. */
@@ -62,8 +69,7 @@ static __device__ __forceinline__ void list_copy(const kvi_kernel_blocks &list)
     for (uint32_t piece = blockIdx.x; piece < total; piece += gridDim.x) {
         place at = place_of(list, piece);
 
-        vectors_copy((uint4 *)address_of(list, list.to[at.block], at.offset),
-                     (const uint4 *)address_of(list, list.from[at.block], at.offset),
+        vectors_copy((uint4 *)to_address(list, at), (const uint4 *)from_address(list, at),
                      at.bytes / sizeof(uint4));
     }
 }
@@ -81,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(KVI_KERNEL_THREADS)
 
     for (uint32_t piece = blockIdx.x; piece < total; piece += gridDim.x) {
         place at = place_of(list, piece);
-        uint4 *to = (uint4 *)address_of(list, list.to[at.block], at.offset);
+        uint4 *to = (uint4 *)to_address(list, at);
 
         for (uint32_t i = threadIdx.x; i < at.bytes / sizeof(uint4); i += blockDim.x)
             to[i] = make_uint4(0, 0, 0, 0);
@@ -148,7 +154,7 @@ static __device__ void piece_load(const kvi_kernel_blocks &list, uint32_t piece,
 {
     place at = place_of(list, piece);
 
-    stage_load(full, stage, address_of(list, list.from[at.block], at.offset), at.bytes);
+    stage_load(full, stage, from_address(list, at), at.bytes);
 }
 
 static __device__ void list_bulk(const kvi_kernel_blocks &list, uint32_t memory)
@@ -169,8 +175,7 @@ static __device__ void list_bulk(const kvi_kernel_blocks &list, uint32_t memory)
         place at = place_of(list, blockIdx.x + k * gridDim.x);
 
         stage_wait(full + 8 * s, k / stages & 1);
-        stage_store(address_of(list, list.to[at.block], at.offset), memory + s * list.piece_bytes,
-                    at.bytes);
+        stage_store(to_address(list, at), memory + s * list.piece_bytes, at.bytes);
         if (k > 0 && next < total) {
             asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
             piece_load(list, next, full + 8 * before, memory + before * list.piece_bytes);

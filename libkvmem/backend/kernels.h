@@ -33,7 +33,8 @@
 #define KVI_KERNEL_BULK_EXTRA   128u
 
 struct kvi_kernel_blocks {
-    uint64_t base;
+    uint64_t to_base;
+    uint64_t from_base; /* not of the zero kernel */
     uint64_t stride_bytes;
     uint64_t bytes;       /* a block; a multiple of 16 */
     uint32_t piece_bytes; /* a multiple of 16 */

@@ -13,7 +13,8 @@ int kvi_blocks_move(struct kvmem_space *space, uint32_t n, const int32_t *from, 
                     uint64_t stream)
 {
     struct kvi_backend_blocks list = {
-        .base = space->base,
+        .to_base = space->base,
+        .from_base = space->base,
         .stride_bytes = space->geometry.index_stride_bytes,
         .bytes = space->geometry.block_bytes,
         .count = n,

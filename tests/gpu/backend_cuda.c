@@ -222,7 +222,8 @@ static void case_lists_are_captured_in_a_graph(struct kvt_backend *t)
     static const int32_t blocks[] = {0, 1, 2};
     struct kvi_phys phys = kvt_segment(t, 1);
     uint64_t base = kvt_reserved(t, t->device, 1);
-    struct kvi_backend_blocks copy = {.base = base,
+    struct kvi_backend_blocks copy = {.to_base = base,
+                                      .from_base = base,
                                       .stride_bytes = t->granule / 4,
                                       .bytes = t->granule / 4,
                                       .count = 1,

@@ -170,7 +170,8 @@ struct list {
 static struct list list_new(uint64_t base, uint64_t stride, uint64_t bytes, uint32_t count,
                             uint64_t *state)
 {
-    struct list list = {.blocks = {.base = base, .stride_bytes = stride, .bytes = bytes}};
+    struct list list = {
+        .blocks = {.to_base = base, .from_base = base, .stride_bytes = stride, .bytes = bytes}};
     int32_t *all = calloc(2 * (size_t)count, sizeof(*all));
 
     if (all == NULL)
@@ -194,7 +195,8 @@ static void list_free(struct list *list)
 
 static void list_launch(const struct variant *v, kvi_cu_function function, const struct list *list)
 {
-    struct kvi_kernel_blocks one = {.base = list->blocks.base,
+    struct kvi_kernel_blocks one = {.to_base = list->blocks.to_base,
+                                    .from_base = list->blocks.from_base,
                                     .stride_bytes = list->blocks.stride_bytes,
                                     .bytes = list->blocks.bytes,
                                     .piece_bytes = v->piece_bytes};
@@ -341,14 +343,14 @@ static void run_roof_copy(const struct variant *v, kvi_cu_function function,
     uint64_t bytes = list->blocks.count * list->blocks.bytes;
 
     (void)v, (void)function;
-    MUST(copy_device, list->blocks.base, list->blocks.base + bytes, bytes, NULL);
+    MUST(copy_device, list->blocks.to_base, list->blocks.to_base + bytes, bytes, NULL);
 }
 
 static void run_roof_zero(const struct variant *v, kvi_cu_function function,
                           const struct list *list)
 {
     (void)v, (void)function;
-    MUST(fill_8, list->blocks.base, 0, list->blocks.count * list->blocks.bytes, NULL);
+    MUST(fill_8, list->blocks.to_base, 0, list->blocks.count * list->blocks.bytes, NULL);
 }
 
 static void run_driver_list(const struct variant *v, kvi_cu_function function,
@@ -358,8 +360,9 @@ static void run_driver_list(const struct variant *v, kvi_cu_function function,
 
     (void)v, (void)function;
     for (uint32_t i = 0; i < blocks->count; i++)
-        MUST(copy_device, blocks->base + (uint64_t)list->to[i] * blocks->stride_bytes,
-             blocks->base + (uint64_t)list->from[i] * blocks->stride_bytes, blocks->bytes, NULL);
+        MUST(copy_device, blocks->to_base + (uint64_t)list->to[i] * blocks->stride_bytes,
+             blocks->from_base + (uint64_t)list->from[i] * blocks->stride_bytes, blocks->bytes,
+             NULL);
 }
 
 static void row_print(const char *what, const struct variant *v, const struct list *list, double us,

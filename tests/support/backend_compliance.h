@@ -127,6 +127,7 @@ void kvt_backend_run(const struct kvt_backend_factory *factory, kvt_backend_case
 
 #define KVT_BACKEND_BLOCK_CASES(X)           \
     X(blocks_are_copied)                     \
+    X(blocks_are_written_through_an_alias)   \
     X(blocks_are_cleared)                    \
     X(blocks_of_any_size_match_a_naive_twin) \
     X(blocks_beyond_one_launch)              \

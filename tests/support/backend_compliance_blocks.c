@@ -95,7 +95,7 @@ static void list_check(struct kvt_backend *t, const struct area *area,
     KVT_OK(t, kvi_backend_blocks(t->device, list, 0));
     KVT_OK(t, kvi_backend_copy_out(t->device, found, area->base, area->bytes, 0));
     kvt_settle(t, t->device);
-    twin_apply(twin + (list->base - area->base), list);
+    twin_apply(twin + (list->to_base - area->base), list);
     KVT_CHECK(t, memcmp(twin, found, area->bytes) == 0);
     free(twin);
     free(found);
@@ -120,7 +120,8 @@ void kvt_backend_blocks_are_copied(struct kvt_backend *t)
     const int32_t from[] = {0, 0, 3};
     const int32_t to[] = {1, 6, 2};
     uint64_t state = 1;
-    struct kvi_backend_blocks list = {.base = area.base,
+    struct kvi_backend_blocks list = {.to_base = area.base,
+                                      .from_base = area.base,
                                       .stride_bytes = t->granule / 2,
                                       .bytes = t->granule / 2,
                                       .count = 3,
@@ -133,7 +134,8 @@ void kvt_backend_blocks_are_copied(struct kvt_backend *t)
     KVT_OK(t, kvi_backend_set_access(t->device, area.base, area.bytes / 2, KVI_ACCESS_RO));
     list.count = 1; /* a source may be read-only: that is what copy on write is for */
     KVT_OK(t, kvi_backend_blocks(t->device,
-                                 &(struct kvi_backend_blocks){.base = area.base,
+                                 &(struct kvi_backend_blocks){.to_base = area.base,
+                                                              .from_base = area.base,
                                                               .stride_bytes = t->granule,
                                                               .bytes = t->granule,
                                                               .count = 1,
@@ -144,12 +146,49 @@ void kvt_backend_blocks_are_copied(struct kvt_backend *t)
     area_close(t, &area);
 }
 
+/* What is read is mapped read-only, what is written in a second place: the only one that may be. */
+void kvt_backend_blocks_are_written_through_an_alias(struct kvt_backend *t)
+{
+    uint64_t g = t->granule;
+    uint64_t read_base = kvt_reserved(t, t->device, 2);
+    uint64_t write_base = kvt_reserved(t, t->device, 2);
+    struct kvi_phys phys = kvt_segment(t, 2);
+    const int32_t from = 0;
+    const int32_t to = 1;
+    struct kvi_backend_blocks list = {.to_base = write_base,
+                                      .from_base = read_base,
+                                      .stride_bytes = g,
+                                      .bytes = g,
+                                      .count = 1,
+                                      .from = &from,
+                                      .to = &to};
+
+    KVT_OK(t, kvi_backend_map(t->device, phys, read_base, 2 * g, KVI_ACCESS_RO));
+    KVT_OK(t, kvi_backend_map(t->device, phys, write_base, 2 * g, KVI_ACCESS_RW));
+    kvt_fill(t, t->device, write_base, g, 4);
+    KVT_OK(t, kvi_backend_blocks(t->device, &list, 0));
+    KVT_CHECK(t, kvt_filled(t, t->device, read_base + g, g, 4));
+    list.to_base = read_base;
+    KVT_REFUSED(t, KVMEM_E_INVALID, "to[0] is block 1", kvi_backend_blocks(t->device, &list, 0));
+    list.to_base = write_base;
+    KVT_OK(t, kvi_backend_unmap(t->device, write_base, 2 * g));
+    KVT_REFUSED(t, KVMEM_E_INVALID, "not mapped", kvi_backend_blocks(t->device, &list, 0));
+    list.to_base = read_base;
+    KVT_REFUSED(t, KVMEM_E_INVALID, "read-only", kvi_backend_blocks(t->device, &list, 0));
+    KVT_CHECK(t, kvt_filled(t, t->device, read_base, g, 4));
+    KVT_OK(t, kvi_backend_unmap(t->device, read_base, 2 * g));
+    KVT_OK(t, kvi_backend_segment_release(t->device, phys));
+    KVT_OK(t, kvi_backend_unreserve(t->device, write_base, 2 * g));
+    KVT_OK(t, kvi_backend_unreserve(t->device, read_base, 2 * g));
+}
+
 void kvt_backend_blocks_are_cleared(struct kvt_backend *t)
 {
     struct area area = area_open(t);
     const int32_t to[] = {5, 0, 7};
     uint64_t state = 2;
-    struct kvi_backend_blocks list = {.base = area.base,
+    struct kvi_backend_blocks list = {.to_base = area.base,
+                                      .from_base = area.base,
                                       .stride_bytes = t->granule / 2,
                                       .bytes = t->granule / 2 - 16,
                                       .count = 3,
@@ -175,7 +214,7 @@ void kvt_backend_blocks_of_any_size_match_a_naive_twin(struct kvt_backend *t)
         struct kvi_backend_blocks list = {.stride_bytes = stride, .bytes = bytes};
 
         shuffle(indices, BLOCKS, &state);
-        list.base = area.base + 16 * (kvt_next_random(&state) % slack);
+        list.to_base = list.from_base = area.base + 16 * (kvt_next_random(&state) % slack);
         list.count = 1 + (uint32_t)(kvt_next_random(&state) % (BLOCKS / 2));
         list.to = indices;
         list.from = kvt_next_random(&state) % 4 == 0 ? NULL : indices + BLOCKS / 2;
@@ -195,8 +234,11 @@ void kvt_backend_blocks_beyond_one_launch(struct kvt_backend *t)
     uint64_t state = 4;
 
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        struct kvi_backend_blocks list = {
-            .base = area.base, .stride_bytes = 64, .bytes = 48, .count = counts[i]};
+        struct kvi_backend_blocks list = {.to_base = area.base,
+                                          .from_base = area.base,
+                                          .stride_bytes = 64,
+                                          .bytes = 48,
+                                          .count = counts[i]};
 
         shuffle(indices, BLOCKS, &state);
         list.to = indices;
@@ -214,8 +256,12 @@ void kvt_backend_blocks_refuse_bad_lists(struct kvt_backend *t)
     struct area area = area_open(t);
     const int32_t good[] = {0, 1};
     const int32_t bad[] = {2, -1};
-    const struct kvi_backend_blocks fine = {
-        .base = area.base, .stride_bytes = 64, .bytes = 64, .count = 2, .to = good};
+    const struct kvi_backend_blocks fine = {.to_base = area.base,
+                                            .from_base = area.base,
+                                            .stride_bytes = 64,
+                                            .bytes = 64,
+                                            .count = 2,
+                                            .to = good};
     struct kvi_backend_blocks list = fine;
 
     KVT_REFUSED(t, KVMEM_E_INVALID, "list", kvi_backend_blocks(t->device, NULL, 0));
@@ -231,8 +277,10 @@ void kvt_backend_blocks_refuse_bad_lists(struct kvt_backend *t)
     BAD(bytes, 80, "stride_bytes");
     BAD(stride_bytes, 72, "multiples of 16");
     BAD(stride_bytes, UINT64_C(1) << 33, "2^32");
-    BAD(base, area.base + 8, "multiple of 16");
-    BAD(base, UINT64_C(1) << 63, "2^63");
+    BAD(to_base, area.base + 8, "to_base is");
+    BAD(to_base, UINT64_C(1) << 63, "2^63");
+    list.from = good;
+    BAD(from_base, area.base + 8, "from_base is");
 #undef BAD
     area_close(t, &area);
 }
@@ -244,10 +292,17 @@ void kvt_backend_blocks_refuse_what_is_not_theirs(struct kvt_backend *t)
     const int32_t inside[] = {7, 6};
     const int32_t beyond[] = {5, 8}; /* the granule after the mappings */
     const int32_t first[] = {4, 0};
-    struct kvi_backend_blocks list = {
-        .base = area.base, .stride_bytes = half, .bytes = half, .count = 2, .to = beyond};
-    struct kvi_backend_blocks cut = {
-        .base = area.base + half, .stride_bytes = t->granule, .bytes = t->granule, .count = 1};
+    struct kvi_backend_blocks list = {.to_base = area.base,
+                                      .from_base = area.base,
+                                      .stride_bytes = half,
+                                      .bytes = half,
+                                      .count = 2,
+                                      .to = beyond};
+    struct kvi_backend_blocks cut = {.to_base = area.base + half,
+                                     .from_base = area.base + half,
+                                     .stride_bytes = t->granule,
+                                     .bytes = t->granule,
+                                     .count = 1};
     const int32_t last = GRANULES - 1; /* half of it is mapped */
 
     kvt_fill(t, t->device, area.base, area.bytes, 3);

@@ -23,7 +23,8 @@ bool kvt_step_done(struct kvt_sequence *s, int rc)
 static bool sequence_blocks(struct kvt_sequence *s, uint64_t ours)
 {
     struct kvi_backend_cell *cells = (struct kvi_backend_cell *)(void *)(s->t->counters + 32);
-    struct kvi_backend_blocks list = {.base = ours, .stride_bytes = 64, .bytes = 64, .count = 1};
+    struct kvi_backend_blocks list = {
+        .to_base = ours, .from_base = ours, .stride_bytes = 64, .bytes = 64, .count = 1};
     int32_t from = 0;
     int32_t to = 2;
     uint64_t bytes = 1024;

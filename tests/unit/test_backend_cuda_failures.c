@@ -189,7 +189,7 @@ static void case_a_context_that_cannot_be_entered(struct kvt_backend *t)
     KVT_OK(t, kvi_backend_segment_export(t->device, phys, &fd));
     KVT_OK(t, kvi_backend_map(t->device, phys, base, g, KVI_ACCESS_RW));
     KVT_OK(t, kvi_backend_device_alloc(t->device, 64, &memory_of));
-    list.base = base;
+    list.to_base = base;
     before = kvt_memory(t, t->device);
     *t->counters = 0;
     PUSH_FAILS(t, kvi_backend_memory(t->device, &memory));

@@ -109,15 +109,10 @@ int fake_module_function(kvi_cu_function *out, kvi_cu_module module, const char 
 
 /* ---- what the kernels do ---- */
 
-static uint64_t block_address(const struct kvi_kernel_blocks *list, int32_t block)
-{
-    return list->base + (uint64_t)(uint32_t)block * list->stride_bytes;
-}
-
 static void block_run(const struct kvi_kernel_blocks *list, uint32_t block, bool zero)
 {
-    uint64_t to = block_address(list, list->to[block]);
-    uint64_t from = zero ? 0 : block_address(list, list->from[block]);
+    uint64_t to = list->to_base + (uint64_t)(uint32_t)list->to[block] * list->stride_bytes;
+    uint64_t from = list->from_base + (uint64_t)(uint32_t)list->from[block] * list->stride_bytes;
 
     if (!fake_range_ok(to, list->bytes, true) ||
         (!zero && !fake_range_ok(from, list->bytes, false))) {
@@ -177,7 +172,7 @@ static bool blocks_fit(const struct kvi_kernel_blocks *list)
         return true;
     return list->count <= KVI_KERNEL_BLOCKS && list->piece_bytes > 0 &&
            list->piece_bytes % 16 == 0 && list->bytes % 16 == 0 && list->bytes > 0 &&
-           list->bytes <= list->stride_bytes && list->base % 16 == 0 &&
+           list->bytes <= list->stride_bytes && (list->to_base | list->from_base) % 16 == 0 &&
            list->pieces == (list->bytes + list->piece_bytes - 1) / list->piece_bytes;
 }
 
