@@ -82,15 +82,17 @@ static inline uint32_t kvi_seq_tail(const struct kvmem_space *space, const struc
     return (uint32_t)seq->blocks[kvi_space_whole_blocks(space, seq->appended)];
 }
 
+/* May tokens be put into this block of a sequence? */
+static inline bool kvi_seq_is_writable(const struct kvmem_space *space, uint32_t block)
+{
+    return space->pool.state[block] == KVI_BLOCK_PRIVATE && space->refs[block] <= 1;
+}
+
 /* May the next token not go where it belongs? */
 static inline bool kvi_seq_needs_copy(const struct kvmem_space *space, const struct kvi_seq *seq)
 {
-    uint32_t tail;
-
-    if (seq->tail_room || !kvi_space_fill(space, seq->appended))
-        return false;
-    tail = kvi_seq_tail(space, seq);
-    return space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] > 1;
+    return !seq->tail_room && kvi_space_fill(space, seq->appended) &&
+           !kvi_seq_is_writable(space, kvi_seq_tail(space, seq));
 }
 
 /* Blocks of the table after `tokens` more. */
