@@ -56,6 +56,27 @@ static inline struct kvi_seq *kvi_seq_find(const struct kvmem_space *space, stru
     return seq->generation == id.generation ? seq : NULL;
 }
 
+/* A new sequence, for which there is a place, and its id. */
+static inline struct kvi_seq *kvi_seq_open(struct kvmem_space *space, struct kvmem_seq *id)
+{
+    uint32_t place = space->first_free_seq;
+    struct kvi_seq *seq;
+
+    if (place == UINT32_MAX) {
+        place = space->fresh_seqs++;
+        seq = &space->seqs[place];
+    } else {
+        seq = &space->seqs[place];
+        space->first_free_seq = seq->block_count;
+    }
+    *seq = (struct kvi_seq){.generation = seq->generation + 1,
+                            .copy_block = KVMEM_BLOCK_NONE,
+                            .table_class = KVI_TABLE_NONE};
+    space->live_seqs++;
+    *id = (struct kvmem_seq){.index = place, .generation = seq->generation};
+    return seq;
+}
+
 #define KVI_SEQ_VERSION_UNKNOWN 0x7fffffu /* changed too often to be counted */
 
 /* A block that holds tokens was replaced or given up: who has a copy of the table must look at all
@@ -129,6 +150,8 @@ void kvi_seq_drop_blocks(struct kvmem_space *space, struct kvi_seq *seq, uint32_
 uint64_t kvi_seq_leased_blocks(const struct kvmem_space *space, const struct kvi_seq *seq,
                                uint32_t from);
 
+/* Are there places for n more? 0 or LIMIT. */
+int kvi_seqs_room(const struct kvmem_space *space, uint32_t n);
 int kvi_seqs_create(struct kvmem_space *space, uint32_t n, struct kvmem_seq *seqs);
 int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                   const struct kvmem_fence *fence);
