@@ -40,7 +40,7 @@ struct kvi_seq {
     uint32_t table_class : 8;
     uint32_t has_region : 1;     /* client/region.h */
     uint32_t table_version : 23; /* see kvi_seq_table_changed */
-    int32_t copy_block;          /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
+    int32_t copy_block;          /* being made: its tail's copy (region_append.c); else NONE */
     uint32_t guard;              /* what its attached blocks wait for (guard.h), forks included */
 };
 

@@ -187,31 +187,50 @@ struct copying {
     struct kvi_cooling_place place; /* async: for the blocks that wait for it */
 };
 
-/* Choose a target for each copy that was planned: the last reserved block, or a new one. The old
- * tail's reference is gone from the count, but not yet dropped. */
-static void choose_targets(struct kvmem_space *space, uint32_t planned, struct copying *copying)
+/* The block that was reserved last, or none. */
+static inline int32_t reserved_block(const struct kvmem_space *space, const struct kvi_seq *seq)
 {
-    uint32_t count = 0;
+    return UNLIKELY(seq->block_count > kvi_seq_used_blocks(space, seq))
+               ? seq->blocks[seq->block_count - 1]
+               : KVMEM_BLOCK_NONE;
+}
+
+/* Whose copies are made, of those that were planned; how many have a reserved block for it. The old
+ * tail's reference is gone from the count, but not yet dropped. */
+static uint32_t choose_copies(struct kvmem_space *space, uint32_t planned, struct copying *copying)
+{
+    uint32_t count = 0, reserved = 0;
 
     for (uint32_t k = 0; k < planned; k++) {
-        struct kvi_seq *seq = &space->seqs[space->copy_seqs[k]];
+        uint32_t place = space->copy_seqs[k];
         uint32_t tail = (uint32_t)space->copy_from[k];
-        int32_t target;
 
         if (kvi_seq_is_writable(space, tail)) /* the others have left it */
             continue;
-        if (UNLIKELY(seq->block_count > kvi_seq_used_blocks(space, seq)))
-            target = seq->blocks[seq->block_count - 1];
-        else
-            target = kvi_pool_take(&space->pool);
-        assert(target >= 0);
         space->refs[tail]--;
-        seq->copy_block = target;
-        space->copy_seqs[count] = space->copy_seqs[k];
-        space->copy_from[count] = (int32_t)tail;
-        space->copy_to[count++] = target;
+        space->copy_seqs[count] = place;
+        space->copy_from[count++] = (int32_t)tail;
+        reserved += reserved_block(space, &space->seqs[place]) != KVMEM_BLOCK_NONE;
     }
     copying->count = count;
+    return reserved;
+}
+
+/* Choose a target for each copy: the last reserved block, or a new one. */
+static void choose_targets(struct kvmem_space *space, uint32_t planned, struct copying *copying)
+{
+    uint32_t reserved = choose_copies(space, planned, copying);
+    const int32_t *taken = space->copy_to + reserved;
+
+    /* Taken ones lie at the end, and are read before they are written over. */
+    kvi_pool_take_many(&space->pool, copying->count - reserved, space->copy_to + reserved);
+    for (uint32_t k = 0; k < copying->count && (reserved || space->regions); k++) {
+        struct kvi_seq *seq = &space->seqs[space->copy_seqs[k]];
+        int32_t target = reserved_block(space, seq);
+
+        seq->copy_block = target != KVMEM_BLOCK_NONE ? target : *taken++;
+        space->copy_to[k] = seq->copy_block;
+    }
 }
 
 /* The copies failed. All references are as they were before: two sequences may have copied the
@@ -225,7 +244,7 @@ static void undo_copies(struct kvmem_space *space, struct copying *copying)
 
         space->refs[space->copy_from[k]]++;
         if (seq->block_count == kvi_seq_used_blocks(space, seq))
-            space->copy_to[taken++] = seq->copy_block;
+            space->copy_to[taken++] = space->copy_to[k];
         seq->copy_block = KVMEM_BLOCK_NONE;
     }
     if (!copying->is_async || !taken) {
