@@ -3,7 +3,7 @@
  * Appending: the hot path of a serving step.
  *
  *   1 look      every id; is there room in the tail? then nothing more (15 of 16 tokens)
- *               else count blocks and releases
+ *               else count blocks and releases, and list the tails that are to be copied
  *   2 prepare   only when some have no room: are the blocks there? grow tables, copy shared
  *               tails aside. All that can fail is in 1 and 2, and can be undone.
  *   3 do        marks, counters, new blocks
