@@ -129,7 +129,7 @@ $(B)/obj/%.cu.o: %.cu $(B)/flags
 $(B)/obj/%.fatbin: %.cu $(B)/flags
 	$(call say,NVCC)mkdir -p $(@D) && $(NVCC) $(FATBINFLAGS) $(INCLUDE) -MMD -MP -MF $@.d \
 	  -fatbin -o $@ $<
--include $(wildcard $(B)/obj/libkvmem/backend/*.fatbin.d)
+-include $(wildcard $(patsubst %,$(B)/obj/%/*.fatbin.d,libkvmem/backend tests/support/lab))
 
 # ar q, not r: members of the same name from two folders are both kept.
 define archive_rule

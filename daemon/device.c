@@ -44,6 +44,7 @@ struct list {
 struct kvd_device {
     const struct kvi_alloc *alloc;
     struct kvi_backend *backend;
+    struct kvd_anchor anchor;
     struct kvi_dir_device about;
     struct segment *segments;
     uint64_t stuck_ns; /* how long a driver call may take */
@@ -271,7 +272,7 @@ int kvd_device_create(const struct kvi_alloc *alloc, const struct kvd_device_opt
         rc = kvi_error_set(KVMEM_E_NO_MEMORY, "device: table of %u segments", KVI_SEGMENT_LIMIT);
         goto fail_device;
     }
-    rc = kvd_device_open(alloc, options, &device->backend, &device->about);
+    rc = kvd_device_open(alloc, options, &device->backend, &device->anchor, &device->about);
     if (rc < 0)
         goto fail_device;
     rc = lock_init(device);
@@ -287,6 +288,7 @@ fail_lock:
     pthread_cond_destroy(&device->moved);
 fail_backend:
     kvi_backend_destroy(device->backend);
+    kvd_anchor_close(&device->anchor);
 fail_device:
     free_device(device);
     return rc;
@@ -327,6 +329,7 @@ bool kvd_device_destroy(struct kvd_device *device, uint64_t deadline_ns)
     pthread_mutex_destroy(&device->lock);
     pthread_cond_destroy(&device->moved);
     kvi_backend_destroy(device->backend);
+    kvd_anchor_close(&device->anchor);
     free_device(device);
     return true;
 }

@@ -81,31 +81,58 @@ static int choose_bytes(const struct kvd_device_options *options,
     }
     if (bytes == 0)
         return kvi_error_set(KVMEM_E_DEVICE_FULL,
-                             "cuda:%" PRIu32 ": %" PRIu64 " bytes are free, less than a granule of "
-                             "%" PRIu64 ": end what uses the device (nvidia-smi shows it)",
+                             "cuda:%" PRIu32 ": %" PRIu64 " bytes are free beside the daemon's own "
+                             "granule, less than another of %" PRIu64,
                              options->ordinal, free_bytes, granule_bytes);
     *out_bytes = bytes;
     return 0;
 }
 
-/* The backend on a device whose context is up: a context takes memory itself, so what is free is
- * asked for once there is one, of an instance that only lends its context meanwhile. */
-static int open_sized(const struct kvd_device_options *options,
-                      struct kvi_backend_cuda_options *cuda, struct kvi_backend **out)
+/* The anchor's instance, with one granule to create. */
+static int anchor_open(const struct kvi_backend_cuda_options *cuda, uint64_t granule_bytes,
+                       struct kvd_anchor *out)
 {
-    struct kvi_backend_memory memory;
-    struct kvi_backend *first;
-    int rc = kvi_backend_cuda_create(cuda, &first);
+    struct kvi_backend_cuda_options options = *cuda;
+    struct kvd_anchor anchor = {.fd = -1};
+    struct kvi_phys phys = {0};
+    int rc;
 
+    options.device_bytes = granule_bytes;
+    rc = kvi_backend_cuda_create(&options, &anchor.backend);
+    if (rc == 0)
+        rc = kvi_backend_segment_create(anchor.backend, granule_bytes, &phys);
+    if (rc == 0)
+        rc = kvi_backend_segment_export(anchor.backend, phys, &anchor.fd);
     if (rc < 0)
-        return rc;
-    rc = kvi_backend_memory(first, &memory);
-    if (rc == 0)
-        rc = choose_bytes(options, &memory, first->info.granule_bytes, &cuda->device_bytes);
-    if (rc == 0)
-        rc = kvi_backend_cuda_create(cuda, out);
-    kvi_backend_destroy(first);
+        kvd_anchor_close(&anchor);
+    else
+        *out = anchor;
     return rc;
+}
+
+void kvd_anchor_close(struct kvd_anchor *anchor)
+{
+    if (anchor->backend == NULL)
+        return;
+    if (anchor->fd >= 0)
+        close(anchor->fd);
+    kvi_backend_destroy(anchor->backend); /* and its handle */
+    *anchor = (struct kvd_anchor){.fd = -1};
+}
+
+/* The backend on a device where context and anchor are: both take memory, so what is free is asked
+ * for after them. */
+static int open_sized(const struct kvd_device_options *options,
+                      struct kvi_backend_cuda_options *cuda, struct kvd_anchor *anchor,
+                      struct kvi_backend **out)
+{
+    uint64_t granule_bytes = anchor->backend->info.granule_bytes;
+    struct kvi_backend_memory memory;
+    int rc = kvi_backend_memory(anchor->backend, &memory);
+
+    if (rc == 0)
+        rc = choose_bytes(options, &memory, granule_bytes, &cuda->device_bytes);
+    return rc < 0 ? rc : kvi_backend_cuda_create(cuda, out);
 }
 
 /* The backend speaks of its parameters, the operator knows options. */
@@ -114,12 +141,14 @@ static int in_options_words(int rc, const struct kvd_device_options *options)
     const struct kvmem_error_detail why = *kvmem_error_detail();
 
     return kvi_error_driver(
-        rc, why.driver_result, "--device cuda:%" PRIu32 "%s: %s", options->ordinal,
-        rc == KVMEM_E_NOT_SUPPORTED ? " cannot be had, --device host can" : "", why.text);
+        rc, why.driver_result, "--device cuda:%" PRIu32 "%s: %s%s", options->ordinal,
+        rc == KVMEM_E_NOT_SUPPORTED ? " cannot be had, --device host can" : "", why.text,
+        rc == KVMEM_E_DEVICE_FULL ? ": end what uses the device (nvidia-smi shows it)" : "");
 }
 
 static int open_cuda(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
-                     struct kvi_backend **out, struct kvi_dir_device *about)
+                     struct kvi_backend **out, struct kvd_anchor *anchor,
+                     struct kvi_dir_device *about)
 {
     struct kvi_backend_cuda_options cuda = {
         .options_bytes = sizeof(cuda), .device_index = options->ordinal, .alloc = alloc};
@@ -127,7 +156,9 @@ static int open_cuda(const struct kvi_alloc *alloc, const struct kvd_device_opti
     int rc = kvi_backend_cuda_query(&cuda, &what);
 
     if (rc == 0)
-        rc = open_sized(options, &cuda, out);
+        rc = anchor_open(&cuda, what.granule_bytes, anchor);
+    if (rc == 0 && (rc = open_sized(options, &cuda, anchor, out)) < 0)
+        kvd_anchor_close(anchor);
     if (rc < 0)
         return in_options_words(rc, options);
     describe(&(*out)->info, about);
@@ -137,8 +168,10 @@ static int open_cuda(const struct kvi_alloc *alloc, const struct kvd_device_opti
 }
 
 int kvd_device_open(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
-                    struct kvi_backend **out, struct kvi_dir_device *about)
+                    struct kvi_backend **out, struct kvd_anchor *anchor,
+                    struct kvi_dir_device *about)
 {
-    return options->kind == KVD_DEVICE_CUDA ? open_cuda(alloc, options, out, about)
+    *anchor = (struct kvd_anchor){.fd = -1};
+    return options->kind == KVD_DEVICE_CUDA ? open_cuda(alloc, options, out, anchor, about)
                                             : open_host(alloc, options, out, about);
 }

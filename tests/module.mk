@@ -65,6 +65,14 @@ PROGRAMS += $(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers)
 $(foreach t,$(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers),$(eval SRC_$t := $t.c))
 $(foreach t,$(TESTS_FAKE_GPU),$(eval SRC_$t := $(patsubst tests/fake_gpu/%,tests/gpu/%,$t).c))
 
+# The laboratory's kernels, inside it as a fat binary (support/lab).
+SRC_tests/gpu/blocks_lab += tests/support/lab/image.c
+ifneq ($(NVCC),)
+LAB_KERNELS := $(B)/obj/tests/support/lab/kernels.fatbin
+$(B)/obj/tests/support/lab/image.c.o: $(LAB_KERNELS)
+$(B)/obj/tests/support/lab/image.c.o: INCLUDE += -DKVT_LAB_IMAGE='"$(LAB_KERNELS)"'
+endif
+
 # A CUDA driver without a GPU, for the tests of the CUDA backend (support/fake_cuda/fake_cuda.h).
 FAKE_CUDA         := $(B)/tests/fake_cuda/libcuda.so.1
 FAKE_CUDA_OBJECTS := $(patsubst %,$(B)/obj/%.o,$(wildcard tests/support/fake_cuda/*.c))

@@ -20,17 +20,11 @@
 
 /* (struct kvi_kernel_blocks) */
 #define KVI_KERNEL_COPY "kvi_kernel_copy"
-#define KVI_KERNEL_BULK "kvi_kernel_bulk" /* the same by the copy engine of sm_90's SMs */
 #define KVI_KERNEL_ZERO "kvi_kernel_zero"
 /* (uint64_t base, uint64_t cells, uint32_t count) */
 #define KVI_KERNEL_CELLS "kvi_kernel_cells"
 
 #define KVI_KERNEL_THREADS 256u
-/* Of the bulk kernel: one warp, its first thread works; dynamic shared memory is
- * KVI_KERNEL_BULK_STAGES pieces and KVI_KERNEL_BULK_EXTRA bytes. */
-#define KVI_KERNEL_BULK_THREADS 32u
-#define KVI_KERNEL_BULK_STAGES  4u
-#define KVI_KERNEL_BULK_EXTRA   128u
 
 struct kvi_kernel_blocks {
     uint64_t to_base;

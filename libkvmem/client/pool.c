@@ -302,32 +302,56 @@ static struct kvi_segment *next_current(struct kvi_pool *pool)
     return segment;
 }
 
-int32_t kvi_pool_take_cold(struct kvi_pool *pool)
+/* The first free blocks of the current or the next segment, `count` of them at most, but no more
+ * than a word of bits has. How many: 0 when no segment has any. */
+static inline __attribute__((always_inline)) uint32_t take_word(struct kvi_pool *pool,
+                                                                uint32_t count, int32_t *out)
 {
     struct kvi_segment *segment = pool->current;
-    uint32_t slot, word, index;
-    uint64_t *words, bits;
+    uint32_t slot, word, base, taken = 0;
+    uint64_t *words, bits, left;
 
     if (UNLIKELY(!segment || !segment->free_count)) {
         segment = next_current(pool);
         if (!segment)
-            return KVMEM_BLOCK_NONE;
+            return 0;
     }
     slot = (uint32_t)(segment - pool->segments);
     words = pool->free_words + (size_t)slot * pool->words_per_segment;
     for (word = segment->first_word; UNLIKELY(!words[word]); word++)
         ;
     segment->first_word = word;
+    base = slot * pool->blocks_per_segment + word * 64;
     bits = words[word];
-    words[word] = bits & (bits - 1);
-    set_bits(used_word(segment, word), bits & -bits);
-    segment->free_count--;
-    segment->used_count++;
-    pool->listed_blocks--;
-    pool->charged_blocks++;
-    index = slot * pool->blocks_per_segment + word * 64 + (uint32_t)__builtin_ctzll(bits);
-    pool->state[index] = KVI_BLOCK_PRIVATE;
-    return (int32_t)index;
+    for (left = bits; left && taken < count; left &= left - 1) {
+        out[taken] = (int32_t)(base + (uint32_t)__builtin_ctzll(left));
+        pool->state[out[taken++]] = KVI_BLOCK_PRIVATE;
+    }
+    words[word] = left;
+    set_bits(used_word(segment, word), bits ^ left);
+    segment->free_count -= taken;
+    segment->used_count += taken;
+    pool->listed_blocks -= taken;
+    pool->charged_blocks += taken;
+    return taken;
+}
+
+int32_t kvi_pool_take_cold(struct kvi_pool *pool)
+{
+    int32_t index;
+
+    return take_word(pool, 1, &index) ? index : KVMEM_BLOCK_NONE;
+}
+
+void kvi_pool_take_many(struct kvi_pool *pool, uint32_t count, int32_t *out)
+{
+    uint32_t taken = 0;
+
+    assert(count <= kvi_pool_free_blocks(pool));
+    if (count && pool->hot != KVMEM_BLOCK_NONE)
+        out[taken++] = kvi_pool_take(pool);
+    while (taken < count)
+        taken += take_word(pool, count - taken, out + taken);
 }
 
 void kvi_pool_clear_fill(struct kvi_pool *pool, uint32_t index)

@@ -193,6 +193,9 @@ static inline int32_t kvi_pool_take(struct kvi_pool *pool)
     return hot;
 }
 
+/* `count` blocks, which are there. The same blocks as by one call each. */
+void kvi_pool_take_many(struct kvi_pool *pool, uint32_t count, int32_t *out);
+
 /* PRIVATE → FREE. */
 static inline void kvi_pool_give(struct kvi_pool *pool, uint32_t index)
 {

@@ -10,40 +10,29 @@
 
 #include "util/error.h"
 
-#define NO_PLACE UINT32_MAX
-
 int kvi_seq_stale(struct kvmem_seq id)
 {
     return kvi_error_set(KVMEM_E_STALE, "seq {%" PRIu32 ", %" PRIu32 "} does not exist", id.index,
                          id.generation);
 }
 
+int kvi_seqs_room(const struct kvmem_space *space, uint32_t n)
+{
+    if (n <= space->seq_limit - space->live_seqs)
+        return 0;
+    return kvi_error_set(KVMEM_E_LIMIT,
+                         "n: %" PRIu32 " more sequences, %" PRIu32 " of seq_limit %" PRIu32
+                         " are alive",
+                         n, space->live_seqs, space->seq_limit);
+}
+
 int kvi_seqs_create(struct kvmem_space *space, uint32_t n, struct kvmem_seq *seqs)
 {
-    if (n > space->seq_limit - space->live_seqs)
-        return kvi_error_set(KVMEM_E_LIMIT,
-                             "n: %" PRIu32 " more sequences, %" PRIu32 " of seq_limit %" PRIu32
-                             " are alive",
-                             n, space->live_seqs, space->seq_limit);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t place = space->first_free_seq;
-        struct kvi_seq *seq;
+    int code = kvi_seqs_room(space, n);
 
-        if (place == NO_PLACE) {
-            place = space->fresh_seqs++;
-            seq = &space->seqs[place];
-        } else {
-            seq = &space->seqs[place];
-            space->first_free_seq = seq->block_count;
-        }
-        *seq = (struct kvi_seq){.generation = seq->generation + 1,
-                                .copy_block = KVMEM_BLOCK_NONE,
-                                .table_class = KVI_TABLE_NONE};
-        seqs[i].index = place;
-        seqs[i].generation = seq->generation;
-    }
-    space->live_seqs += n;
-    return 0;
+    for (uint32_t i = 0; !code && i < n; i++)
+        kvi_seq_open(space, &seqs[i]);
+    return code;
 }
 
 int kvi_seq_table_grow(struct kvmem_space *space, struct kvi_seq *seq, uint64_t entries)

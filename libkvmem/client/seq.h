@@ -40,7 +40,7 @@ struct kvi_seq {
     uint32_t table_class : 8;
     uint32_t has_region : 1;     /* client/region.h */
     uint32_t table_version : 23; /* see kvi_seq_table_changed */
-    int32_t copy_block;          /* being made: the copy of its tail; else KVMEM_BLOCK_NONE */
+    int32_t copy_block;          /* being made: its tail's copy (region_append.c); else NONE */
     uint32_t guard;              /* what its attached blocks wait for (guard.h), forks included */
 };
 
@@ -54,6 +54,27 @@ static inline struct kvi_seq *kvi_seq_find(const struct kvmem_space *space, stru
         return NULL;
     seq = &space->seqs[id.index];
     return seq->generation == id.generation ? seq : NULL;
+}
+
+/* A new sequence, for which there is a place, and its id. */
+static inline struct kvi_seq *kvi_seq_open(struct kvmem_space *space, struct kvmem_seq *id)
+{
+    uint32_t place = space->first_free_seq;
+    struct kvi_seq *seq;
+
+    if (place == UINT32_MAX) {
+        place = space->fresh_seqs++;
+        seq = &space->seqs[place];
+    } else {
+        seq = &space->seqs[place];
+        space->first_free_seq = seq->block_count;
+    }
+    *seq = (struct kvi_seq){.generation = seq->generation + 1,
+                            .copy_block = KVMEM_BLOCK_NONE,
+                            .table_class = KVI_TABLE_NONE};
+    space->live_seqs++;
+    *id = (struct kvmem_seq){.index = place, .generation = seq->generation};
+    return seq;
 }
 
 #define KVI_SEQ_VERSION_UNKNOWN 0x7fffffu /* changed too often to be counted */
@@ -82,15 +103,17 @@ static inline uint32_t kvi_seq_tail(const struct kvmem_space *space, const struc
     return (uint32_t)seq->blocks[kvi_space_whole_blocks(space, seq->appended)];
 }
 
+/* May tokens be put into this block of a sequence? */
+static inline bool kvi_seq_is_writable(const struct kvmem_space *space, uint32_t block)
+{
+    return space->pool.state[block] == KVI_BLOCK_PRIVATE && space->refs[block] <= 1;
+}
+
 /* May the next token not go where it belongs? */
 static inline bool kvi_seq_needs_copy(const struct kvmem_space *space, const struct kvi_seq *seq)
 {
-    uint32_t tail;
-
-    if (seq->tail_room || !kvi_space_fill(space, seq->appended))
-        return false;
-    tail = kvi_seq_tail(space, seq);
-    return space->pool.state[tail] != KVI_BLOCK_PRIVATE || space->refs[tail] > 1;
+    return !seq->tail_room && kvi_space_fill(space, seq->appended) &&
+           !kvi_seq_is_writable(space, kvi_seq_tail(space, seq));
 }
 
 /* Blocks of the table after `tokens` more. */
@@ -127,6 +150,8 @@ void kvi_seq_drop_blocks(struct kvmem_space *space, struct kvi_seq *seq, uint32_
 uint64_t kvi_seq_leased_blocks(const struct kvmem_space *space, const struct kvi_seq *seq,
                                uint32_t from);
 
+/* Are there places for n more? 0 or LIMIT. */
+int kvi_seqs_room(const struct kvmem_space *space, uint32_t n);
 int kvi_seqs_create(struct kvmem_space *space, uint32_t n, struct kvmem_seq *seqs);
 int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                   const struct kvmem_fence *fence);

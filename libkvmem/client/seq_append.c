@@ -3,7 +3,7 @@
  * Appending: the hot path of a serving step.
  *
  *   1 look      every id; is there room in the tail? then nothing more (15 of 16 tokens)
- *               else count blocks and releases
+ *               else count blocks and releases, and list the tails that are to be copied
  *   2 prepare   only when some have no room: are the blocks there? grow tables, copy shared
  *               tails aside. All that can fail is in 1 and 2, and can be undone.
  *   3 do        marks, counters, new blocks
@@ -26,14 +26,15 @@
 #include "client/seq.h"
 #include "util/error.h"
 
-#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define LIKELY(x)   __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 #define GROW 32u
 
 struct plan {
-    uint64_t blocks;   /* to be taken from the pool */
-    uint64_t releases; /* leases that may end */
-    uint32_t copies;
+    uint64_t blocks;     /* to be taken from the pool */
+    uint64_t releases;   /* leases that may end */
+    uint32_t copies;     /* whose and of what: space->copy_seqs, copy_from */
     uint32_t grow_count; /* tables that are too small: */
     uint32_t grow[GROW]; /* the first of them, by place in the batch */
 };
@@ -45,21 +46,28 @@ static int table_limit(const struct kvmem_space *space, uint64_t blocks)
                          space->pool.index_range);
 }
 
+/* The sequence's tail, part full, is to be copied. */
+static inline void plan_copy(const struct kvmem_space *space, const struct kvi_seq *seq,
+                             uint32_t tail, struct plan *plan)
+{
+    space->copy_seqs[plan->copies] = (uint32_t)(seq - space->seqs);
+    space->copy_from[plan->copies] = (int32_t)tail;
+    plan->copies++;
+    plan->releases += space->pool.state[tail] == KVI_BLOCK_LEASED;
+}
+
 /* A sequence whose tail is full before the last token: the i-th of the batch. */
 static int plan_one(const struct kvmem_space *space, const struct kvi_seq *seq, uint32_t i,
                     uint32_t tokens, struct plan *plan)
 {
     uint64_t after = kvi_seq_blocks_after(space, seq, tokens);
+    bool copy = kvi_seq_needs_copy(space, seq);
 
     if (after > space->pool.index_range)
         return table_limit(space, after);
-    if (kvi_seq_needs_copy(space, seq)) {
-        plan->copies++;
-        plan->releases += space->pool.state[kvi_seq_tail(space, seq)] == KVI_BLOCK_LEASED;
-        plan->blocks += kvi_seq_blocks_lacking(space, seq, tokens, true);
-    } else {
-        plan->blocks += kvi_seq_blocks_lacking(space, seq, tokens, false);
-    }
+    if (copy)
+        plan_copy(space, seq, kvi_seq_tail(space, seq), plan);
+    plan->blocks += kvi_seq_blocks_lacking(space, seq, tokens, copy);
     if (after > kvi_table_entries(seq->table_class)) {
         if (plan->grow_count < GROW)
             plan->grow[plan->grow_count] = i;
@@ -68,16 +76,28 @@ static int plan_one(const struct kvmem_space *space, const struct kvi_seq *seq, 
     return 0;
 }
 
-/* The usual case of it: one token, the tail is full, the next block goes to the table's end. */
-static inline bool plan_next_block(const struct kvmem_space *space, const struct kvi_seq *seq,
-                                   struct plan *plan)
+/* The usual cases of it: one token, no block is reserved, and the next one goes to the table's end,
+ * or into a tail that is part full. */
+static inline bool plan_token(const struct kvmem_space *space, const struct kvi_seq *seq,
+                              struct plan *plan)
 {
-    uint64_t used = kvi_space_whole_blocks(space, seq->appended);
+    uint64_t whole = kvi_space_whole_blocks(space, seq->appended);
+    uint32_t tail;
 
-    if (kvi_space_fill(space, seq->appended) || used != seq->block_count ||
-        used >= kvi_table_entries(seq->table_class) || used >= space->pool.index_range)
+    if (!kvi_space_fill(space, seq->appended)) {
+        if (whole != seq->block_count || whole >= kvi_table_entries(seq->table_class) ||
+            whole >= space->pool.index_range)
+            return false;
+        plan->blocks++;
+        return true;
+    }
+    if (whole + 1 != seq->block_count)
         return false;
-    plan->blocks++;
+    tail = (uint32_t)seq->blocks[whole];
+    if (!kvi_seq_is_writable(space, tail)) {
+        plan_copy(space, seq, tail, plan);
+        plan->blocks++;
+    }
     return true;
 }
 
@@ -111,7 +131,7 @@ static inline __attribute__((always_inline)) int look(struct kvmem_space *space,
         if (LIKELY(tokens <= seq->tail_room))
             continue;
         slow = 1;
-        if (LIKELY(tokens == 1 && plan_next_block(space, seq, plan)))
+        if (LIKELY(tokens == 1 && plan_token(space, seq, plan)))
             continue;
         code = plan_one(space, seq, i, tokens, plan);
         if (code)
@@ -147,9 +167,15 @@ static uint64_t exact_blocks(struct kvmem_space *space, uint32_t n, const struct
     return blocks;
 }
 
-static inline bool is_copied(const struct kvi_seq *seq)
+/* A part-full tail is writable: what was said of its tokens is said anew. */
+static inline void resume_tail(struct kvmem_space *space, struct kvi_seq *seq, uint32_t tail)
 {
-    return seq->copy_block != KVMEM_BLOCK_NONE;
+    uint32_t fill = kvi_space_fill(space, seq->appended);
+
+    seq->tail_tokens = &kvi_pool_segment(&space->pool, tail)->shown->tokens;
+    kvi_pool_count(seq->tail_tokens, (uint64_t)fill - space->pool.fill[tail]);
+    space->pool.fill[tail] = (uint16_t)space->block_tokens;
+    seq->tail_room = space->block_tokens - fill;
 }
 
 /* How the copies of a batch are ordered, and where what they leave waits. */
@@ -161,49 +187,64 @@ struct copying {
     struct kvi_cooling_place place; /* async: for the blocks that wait for it */
 };
 
-/* Choose a target for each copy: the last reserved block, or a new one. The old tail's reference
- * is gone from the count, but not yet dropped. */
-static void choose_targets(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                           const uint32_t *counts, struct copying *copying)
+/* The block that was reserved last, or none. */
+static inline int32_t reserved_block(const struct kvmem_space *space, const struct kvi_seq *seq)
 {
-    copying->count = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        struct kvi_seq *seq = &space->seqs[seqs[i].index];
-        int32_t target;
+    return UNLIKELY(seq->block_count > kvi_seq_used_blocks(space, seq))
+               ? seq->blocks[seq->block_count - 1]
+               : KVMEM_BLOCK_NONE;
+}
 
-        if ((counts && !counts[i]) || !kvi_seq_needs_copy(space, seq))
+/* Whose copies are made, of those that were planned; how many have a reserved block for it. The old
+ * tail's reference is gone from the count, but not yet dropped. */
+static uint32_t choose_copies(struct kvmem_space *space, uint32_t planned, struct copying *copying)
+{
+    uint32_t count = 0, reserved = 0;
+
+    for (uint32_t k = 0; k < planned; k++) {
+        uint32_t place = space->copy_seqs[k];
+        uint32_t tail = (uint32_t)space->copy_from[k];
+
+        if (kvi_seq_is_writable(space, tail)) /* the others have left it */
             continue;
-        if (seq->block_count > kvi_seq_used_blocks(space, seq))
-            target = seq->blocks[seq->block_count - 1];
-        else
-            target = kvi_pool_take(&space->pool);
-        assert(target >= 0);
-        seq->copy_block = target;
-        space->refs[kvi_seq_tail(space, seq)]--;
-        space->copy_from[copying->count] = (int32_t)kvi_seq_tail(space, seq);
-        space->copy_to[copying->count++] = target;
+        space->refs[tail]--;
+        space->copy_seqs[count] = place;
+        space->copy_from[count++] = (int32_t)tail;
+        reserved += reserved_block(space, &space->seqs[place]) != KVMEM_BLOCK_NONE;
+    }
+    copying->count = count;
+    return reserved;
+}
+
+/* Choose a target for each copy: the last reserved block, or a new one. */
+static void choose_targets(struct kvmem_space *space, uint32_t planned, struct copying *copying)
+{
+    uint32_t reserved = choose_copies(space, planned, copying);
+    const int32_t *taken = space->copy_to + reserved;
+
+    /* Taken ones lie at the end, and are read before they are written over. */
+    kvi_pool_take_many(&space->pool, copying->count - reserved, space->copy_to + reserved);
+    for (uint32_t k = 0; k < copying->count && (reserved || space->regions); k++) {
+        struct kvi_seq *seq = &space->seqs[space->copy_seqs[k]];
+        int32_t target = reserved_block(space, seq);
+
+        seq->copy_block = target != KVMEM_BLOCK_NONE ? target : *taken++;
+        space->copy_to[k] = seq->copy_block;
     }
 }
 
-/* All references are as they were before: two sequences may have copied the same tail. */
-static void restore_references(struct kvmem_space *space, const struct copying *copying)
-{
-    for (uint32_t i = 0; i < copying->count; i++)
-        space->refs[space->copy_from[i]]++;
-}
-
-/* The copies failed. New targets go back, once the stream has passed what it may have got. */
-static void undo_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                        struct copying *copying)
+/* The copies failed. All references are as they were before: two sequences may have copied the
+ * same tail. New targets go back, once the stream has passed what it may have got. */
+static void undo_copies(struct kvmem_space *space, struct copying *copying)
 {
     uint32_t taken = 0;
 
-    restore_references(space, copying);
-    for (uint32_t i = 0; i < n; i++) {
-        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+    for (uint32_t k = 0; k < copying->count; k++) {
+        struct kvi_seq *seq = &space->seqs[space->copy_seqs[k]];
 
-        if (is_copied(seq) && seq->block_count == kvi_seq_used_blocks(space, seq))
-            space->copy_to[taken++] = seq->copy_block;
+        space->refs[space->copy_from[k]]++;
+        if (seq->block_count == kvi_seq_used_blocks(space, seq))
+            space->copy_to[taken++] = space->copy_to[k];
         seq->copy_block = KVMEM_BLOCK_NONE;
     }
     if (!copying->is_async || !taken) {
@@ -217,22 +258,22 @@ static void undo_copies(struct kvmem_space *space, uint32_t n, const struct kvme
     kvi_cooling_add(space, &copying->point, space->copy_to, taken, &copying->place);
 }
 
-/* Put the copies in place. */
-static void place_copies(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
-                         const struct copying *copying)
+/* Put the copies in place: from here on nothing fails, and the next tokens go in. */
+static void place_copies(struct kvmem_space *space, const struct copying *copying)
 {
-    restore_references(space, copying);
-    for (uint32_t i = 0; i < n; i++) {
-        struct kvi_seq *seq = &space->seqs[seqs[i].index];
+    for (uint32_t k = 0; k < copying->count; k++) {
+        struct kvi_seq *seq = &space->seqs[space->copy_seqs[k]];
+        uint32_t at = (uint32_t)kvi_space_whole_blocks(space, seq->appended);
+        int32_t target = space->copy_to[k];
 
-        if (!is_copied(seq))
-            continue;
-        if (seq->block_count > kvi_seq_used_blocks(space, seq))
+        space->refs[space->copy_from[k]]++;
+        if (UNLIKELY(seq->block_count > at + 1))
             seq->block_count--;
-        seq->blocks[kvi_space_whole_blocks(space, seq->appended)] = seq->copy_block;
+        seq->blocks[at] = target;
         kvi_seq_table_changed(seq);
-        space->refs[seq->copy_block] = 1;
+        space->refs[target] = 1;
         seq->copy_block = KVMEM_BLOCK_NONE;
+        resume_tail(space, seq, (uint32_t)target);
     }
     space->stats.tail_copies += copying->count;
 }
@@ -320,7 +361,7 @@ static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem
 
     if (code)
         return code;
-    choose_targets(space, n, seqs, counts, &copying);
+    choose_targets(space, plan->copies, &copying);
     if (!copying.count) { /* what cooled was dropped meanwhile: nobody shares the tails now */
         kvi_cooling_cancel(space, &copying.place);
         return map_regions(space, n, seqs, counts);
@@ -328,10 +369,10 @@ static int make_copies(struct kvmem_space *space, uint32_t n, const struct kvmem
     code = kvi_blocks_move(space, copying.count, space->copy_from, space->copy_to, copying.stream);
     code = end_copies(space, n, seqs, counts, &copying, code);
     if (code) {
-        undo_copies(space, n, seqs, &copying);
+        undo_copies(space, &copying);
         return code;
     }
-    place_copies(space, n, seqs, &copying);
+    place_copies(space, &copying);
     drop_tails(space, &copying);
     return 0;
 }
@@ -420,23 +461,11 @@ static inline void open_tail(struct kvmem_space *space, struct kvi_seq *seq)
     seq->tail_tokens = &kvi_pool_segment(&space->pool, tail)->shown->tokens;
 }
 
-/* A part-full tail is writable: what was said of its tokens is said anew. */
-static void resume_tail(struct kvmem_space *space, struct kvi_seq *seq)
-{
-    uint32_t tail = kvi_seq_tail(space, seq);
-    uint32_t fill = kvi_space_fill(space, seq->appended);
-
-    seq->tail_tokens = &kvi_pool_segment(&space->pool, tail)->shown->tokens;
-    kvi_pool_count(seq->tail_tokens, (uint64_t)fill - space->pool.fill[tail]);
-    space->pool.fill[tail] = (uint16_t)space->block_tokens;
-    seq->tail_room = space->block_tokens - fill;
-}
-
 /* Step 3 for a sequence whose tail is full before the last token. */
 static void extend(struct kvmem_space *space, struct kvi_seq *seq, uint32_t tokens)
 {
     if (!seq->tail_room && tokens && kvi_space_fill(space, seq->appended))
-        resume_tail(space, seq);
+        resume_tail(space, seq, kvi_seq_tail(space, seq));
     while (tokens) {
         uint32_t part;
 

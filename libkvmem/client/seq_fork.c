@@ -29,18 +29,22 @@ static void free_place(struct kvmem_space *space, uint32_t place)
     space->live_seqs--;
 }
 
-/* New sequences with tables for `entries` blocks. */
-static int create_with_tables(struct kvmem_space *space, uint32_t n, struct kvmem_seq *seqs,
-                              uint32_t entries)
+/* A table of the parent's first `used` blocks for a child. False: no memory. */
+static inline bool copy_table(struct kvmem_space *space, const struct kvi_seq *from, uint32_t used,
+                              struct kvi_seq *to)
 {
-    int code = kvi_seqs_create(space, n, seqs);
+    uint8_t class = kvi_table_class(used);
 
-    for (uint32_t i = 0; !code && entries && i < n; i++)
-        code = kvi_seq_table_grow(space, &space->seqs[seqs[i].index], entries);
-    if (code == KVMEM_E_NO_MEMORY)
-        for (uint32_t i = n; i-- > 0;)
-            free_place(space, seqs[i].index);
-    return code;
+    to->blocks = kvi_table_take(&space->tables, class);
+    if (!to->blocks)
+        return false;
+    to->table_class = class;
+    to->block_count = used;
+    if (class == 0) /* both are so long at least; a size that is known takes no call */
+        memcpy(to->blocks, from->blocks, KVI_TABLE_MIN * sizeof(*to->blocks));
+    else
+        memcpy(to->blocks, from->blocks, used * sizeof(*to->blocks));
+    return true;
 }
 
 int kvi_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent, uint32_t n,
@@ -52,23 +56,27 @@ int kvi_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent, uint32_t n
 
     if (!from)
         return kvi_seq_stale(parent);
-    used = kvi_seq_used_blocks(space, from);
-    code = create_with_tables(space, n, children, used);
+    code = kvi_seqs_room(space, n);
     if (code || !n)
         return code;
-    kvi_seq_settle(space, from);
-    for (uint32_t i = 0; i < used; i++)
-        space->refs[from->blocks[i]] += n;
+    used = kvi_seq_used_blocks(space, from);
     for (uint32_t i = 0; i < n; i++) {
-        struct kvi_seq *to = &space->seqs[children[i].index];
+        struct kvi_seq *to = kvi_seq_open(space, &children[i]);
 
+        if (used && !copy_table(space, from, used, to)) {
+            do
+                free_place(space, children[i].index);
+            while (i-- > 0);
+            return kvi_error_set(KVMEM_E_NO_MEMORY,
+                                 "no memory for a block table of %" PRIu32 " entries", used);
+        }
         to->appended = from->appended;
         to->committed = from->committed;
         to->guard = from->guard;
-        to->block_count = used;
-        if (used)
-            memcpy(to->blocks, from->blocks, used * sizeof(*to->blocks));
     }
+    kvi_seq_settle(space, from);
+    for (uint32_t i = 0; i < used; i++)
+        space->refs[from->blocks[i]] += n;
     return 0;
 }
 

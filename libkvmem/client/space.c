@@ -166,6 +166,7 @@ static void free_arrays(struct kvmem_space *space)
     kvi_release(alloc, space->seqs, space->seq_limit * sizeof(*space->seqs));
     kvi_release(alloc, space->copy_to, space->seq_limit * sizeof(*space->copy_to));
     kvi_release(alloc, space->copy_from, space->seq_limit * sizeof(*space->copy_from));
+    kvi_release(alloc, space->copy_seqs, space->seq_limit * sizeof(*space->copy_seqs));
     kvi_cooling_fini(&space->cooling, alloc);
     kvi_release(alloc, space->marks, range * sizeof(*space->marks));
     kvi_release(alloc, space->guards, range * sizeof(*space->guards));
@@ -188,11 +189,12 @@ static int make_arrays(struct kvmem_space *space)
     space->guards = array(client, range * sizeof(*space->guards));
     space->marks = array(client, range * sizeof(*space->marks));
     space->seqs = array(client, seqs * sizeof(*space->seqs));
+    space->copy_seqs = array(client, seqs * sizeof(*space->copy_seqs));
     space->copy_from = array(client, seqs * sizeof(*space->copy_from));
     space->copy_to = array(client, seqs * sizeof(*space->copy_to));
     space->results = array(client, KVI_SPACE_RESULTS * sizeof(*space->results));
     if (!space->refs || !space->held || !space->guards || !space->marks || !space->seqs ||
-        !space->copy_from || !space->copy_to || !space->results)
+        !space->copy_seqs || !space->copy_from || !space->copy_to || !space->results)
         return kvi_error_set(KVMEM_E_NO_MEMORY, "no memory for %zu sequences and %zu blocks", seqs,
                              range);
     return kvi_cooling_init(&space->cooling, &client->alloc, space->seq_limit);

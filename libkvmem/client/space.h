@@ -61,7 +61,9 @@ struct kvmem_space {
     int32_t scratch;
     uint32_t mark_stamp;
     struct kvi_cooling cooling;
-    int32_t *copy_from; /* [seq_limit] each: the tail copies of a batch */
+    uint32_t
+        *copy_seqs; /* [seq_limit] each: the tail copies of a batch, by place of the sequence */
+    int32_t *copy_from;
     int32_t *copy_to;
 
     struct kvmem_client *client;

@@ -64,15 +64,11 @@ static void cut_up(struct kvi_table_memory *memory)
     }
 }
 
-int32_t *kvi_table_take(struct kvi_table_memory *memory, uint8_t class)
+int32_t *kvi_table_cut(struct kvi_table_memory *memory, uint8_t class)
 {
-    void *array = memory->recycled[class];
     size_t bytes = class_bytes(class);
+    char *array;
 
-    if (array) {
-        memcpy(&memory->recycled[class], array, sizeof(void *));
-        return array;
-    }
     if (memory->left_bytes < bytes) {
         size_t slab_bytes = memory->slab_bytes << memory->slab_count / 4;
 
@@ -89,7 +85,7 @@ int32_t *kvi_table_take(struct kvi_table_memory *memory, uint8_t class)
     array = memory->at;
     memory->at += bytes;
     memory->left_bytes -= bytes;
-    return array;
+    return (int32_t *)(void *)array;
 }
 
 void kvi_table_give(struct kvi_table_memory *memory, int32_t *array, uint8_t class)

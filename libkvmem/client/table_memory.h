@@ -14,6 +14,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "util/alloc.h"
 
@@ -51,8 +52,20 @@ static inline uint32_t kvi_table_entries(uint8_t class)
     return class == KVI_TABLE_NONE ? 0 : KVI_TABLE_MIN << class;
 }
 
+/* The same when none of that class can be recycled. */
+int32_t *kvi_table_cut(struct kvi_table_memory *memory, uint8_t class);
+
 /* An array of that class, contents undefined; NULL: no memory. */
-int32_t *kvi_table_take(struct kvi_table_memory *memory, uint8_t class);
+static inline int32_t *kvi_table_take(struct kvi_table_memory *memory, uint8_t class)
+{
+    void *array = memory->recycled[class];
+
+    if (!array)
+        return kvi_table_cut(memory, class);
+    memcpy(&memory->recycled[class], array, sizeof(void *));
+    return array;
+}
+
 /* NULL of class KVI_TABLE_NONE is allowed. */
 void kvi_table_give(struct kvi_table_memory *memory, int32_t *array, uint8_t class);
 

@@ -56,6 +56,7 @@ static void end(void)
     cr_assert(kvd_devices_destroy(devices));
     cr_assert_eq(fake->misuse, 0, "%s", fake->misused);
     cr_assert(fake->objects == 0 && fake->handle_refs == 0 && fake->context_refs == 0);
+    cr_assert_eq(fake->used_bytes, 0);
     cr_assert_eq(kvt_process_fd_count(getpid()), fds_before);
 }
 
@@ -144,7 +145,8 @@ Test(device, a_gpu_is_described, .timeout = 60)
     cr_assert_str_eq(about->name, "cuda:1 Fake GPU 1");
     cr_assert_eq(about->kind, 2);
     cr_assert_eq(about->granule_bytes, UINT64_C(2) << 20);
-    cr_assert_eq(about->device_bytes, UINT64_C(56) << 20, "90 %% of 64 MiB in whole granules");
+    cr_assert_eq(about->device_bytes, UINT64_C(52) << 20,
+                 "just under 90 %% of 60 MiB, in whole granules");
     cr_assert_eq(memcmp(about->uuid, "fake gpu no. 1", 15), 0);
     cr_assert_not(about->exit_proves_nothing);
     cr_assert_not(about->releases_reclaim_mapped);
@@ -186,6 +188,26 @@ Test(device, mps_is_found_out_or_said, .timeout = 60)
     cr_assert(unlink(path) == 0 && rmdir(directory) == 0);
 }
 
+/* The anchor's granule is taken first, is no part of the size, and comes back last. */
+Test(device, a_granule_is_the_anchor, .timeout = 60)
+{
+    start("0");
+    fake->device_bytes = 20 * GRANULE;
+    open_gpus(1, 0);
+    cr_assert(fake->objects == 1 && fake->used_bytes == GRANULE && fake->modules == 0);
+    cr_assert_eq(kvd_device_about(kvd_devices_at(devices, 0))->device_bytes, 17 * GRANULE,
+                 "90 %% of 19, in whole granules");
+    end();
+    fake->device_bytes = 4 * GRANULE;
+    open_gpus(1, 3 * GRANULE);
+    for (uint32_t i = 0; i < 4; i++)
+        kvd_devices_segment_create(devices, i, 0, GRANULE);
+    for (uint32_t i = 0; i < 4; i++)
+        is_answered(i, i < 3 ? 0 : KVMEM_E_DEVICE_FULL);
+    cr_assert_eq(fake->used_bytes, fake->device_bytes);
+    end();
+}
+
 /* ---- order ---- */
 
 Test(device, what_was_released_before_is_free_for_a_creation, .timeout = 60)
@@ -220,7 +242,7 @@ Test(device, a_number_is_reused_on_another_device_while_its_release_waits, .time
     kvd_devices_segment_release(devices, 7);
     kvd_devices_segment_create(devices, 7, 1, 2 * GRANULE);
     is_answered(7, 0);
-    cr_assert_eq(fake->objects, 2, "the first is still being released");
+    cr_assert_eq(fake->objects, 4, "two anchors, and the first is still being released");
     exported(7, 2 * GRANULE);
     kvd_devices_segment_release(devices, 7);
     kvd_devices_segment_create(devices, 7, 0, 4 * GRANULE);
@@ -279,7 +301,6 @@ Test(device, any_driver_call_may_fail_while_it_is_opened, .timeout = 60)
     struct kvd_device_options options[2] = {{.kind = KVD_DEVICE_CUDA},
                                             {.kind = KVD_DEVICE_CUDA, .ordinal = 1}};
     uint64_t nth = 0;
-    uint64_t lost = 0;
     bool failed;
     int rc;
 
@@ -291,16 +312,13 @@ Test(device, any_driver_call_may_fail_while_it_is_opened, .timeout = 60)
         rc = kvd_devices_create(&kvi_alloc_libc, options, 2, &devices);
         failed = fake->fail_nth == 0;
         fake->fail_nth = 0;
-        cr_assert(rc == 0 || failed);
+        cr_assert((rc < 0) == failed);
         if (rc == 0)
             cr_assert(kvd_devices_destroy(devices));
-        /* A context whose release failed is lost, and nothing else. */
-        cr_assert(fake->context_refs <= lost + (rc == 0 && failed) && fake->objects == 0,
-                  "after call %d", (int)nth);
-        lost = fake->context_refs;
+        cr_assert(fake->context_refs == 0 && fake->objects == 0, "after call %d", (int)nth);
         cr_assert_eq(kvt_process_fd_count(getpid()), fds_before);
     } while (failed);
-    cr_assert(nth > 30 && lost == 2, "%d calls, %d contexts lost", (int)nth, (int)lost);
+    cr_assert(nth > 40, "%d calls", (int)nth);
 }
 
 /* ---- the watchdog ---- */
@@ -349,7 +367,7 @@ static void stuck_and_well(const char *name)
         kvd_devices_segment_create(devices, i, 0, GRANULE);
     for (uint32_t i = 2; i < 6; i++)
         is_answered(i, 0);
-    wait_until_idle(5);
+    wait_until_idle(5 + 2); /* and the anchors */
     end();
 }
 
@@ -378,7 +396,7 @@ Test(device, releases_wait_for_a_call_that_hangs, .timeout = 60)
         kvd_devices_segment_release(devices, i);
     kvd_devices_segment_create(devices, 0, 0, GRANULE);
     is_answered(0, KVMEM_E_TIMED_OUT);
-    cr_assert_gt(fake->objects, 0);
+    cr_assert_gt(fake->objects, 1);
     wait_until_well();
     for (uint32_t i = 0; i < 4; i++)
         kvd_devices_segment_create(devices, i, 0, GRANULE);
@@ -491,6 +509,6 @@ Test(device, random_requests_are_each_answered_once_and_nothing_leaks, .timeout 
     for (uint32_t i = 0; i < NUMBERS; i++)
         if (twins[i].state == LIVE)
             kvd_devices_segment_release(devices, i);
-    wait_until_idle(0);
+    wait_until_idle(2);
     end();
 }

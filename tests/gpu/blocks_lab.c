@@ -8,10 +8,11 @@
  *
  *   KVMEM_CUDA_DEVICE=1   the device; KVMEM_CUDA_DRIVER=path the driver library
  *
- * Variants are the kernel (threads that copy vectors, or bulk copies through shared memory), the
- * length of a piece and the thread blocks an SM gets. Bytes a second count what is read and what
- * is written. Medians of 30, by events around one launch; the first line of a shape is the roof,
- * one cuMemcpyDtoDAsync over as many adjoining bytes.
+ * Variants are the kernel (the library's, or another of support/lab), the length of a piece, the
+ * thread blocks an SM gets, and shared memory that keeps more of them from an SM at a time. Bytes a
+ * second count what is read and what is written. Medians of 30, by events around one launch; the
+ * first and the last line of a shape's copies is the roof, one cuMemcpyDtoDAsync over as many
+ * adjoining bytes.
  *
  * One line of JSON a row. Exit status 0, 77 without a device, 1 when a copy was wrong.
  */
@@ -25,6 +26,7 @@
 #include "backend/cuda_driver.h"
 #include "backend/kernels.h"
 #include "support/cuda_device.h"
+#include "support/lab/lab.h"
 #include "util/error.h"
 
 #define SKIPPED       77
@@ -39,27 +41,73 @@ struct variant {
     uint32_t threads;
     uint32_t piece_bytes;
     uint32_t groups_per_sm; /* 0: a thread block for each piece */
+    uint32_t shared_bytes;
 };
 
+#define KIB(n)         (1024u * (n))
+#define A_PIECE(bytes) (KIB(bytes) + KVT_LAB_BULK_EXTRA)
+#define RUN_ON(bytes)  (KVT_LAB_BULK_STAGES * KIB(bytes) + KVT_LAB_BULK_EXTRA)
+#define BULK           KVT_LAB_BULK_THREADS
+
 static const struct variant copies[] = {
-    {KVI_KERNEL_COPY, 256, 4096, 8},   {KVI_KERNEL_COPY, 256, 8192, 8},
-    {KVI_KERNEL_COPY, 256, 16384, 4},  {KVI_KERNEL_COPY, 256, 16384, 8},
-    {KVI_KERNEL_COPY, 256, 16384, 0},  {KVI_KERNEL_COPY, 256, 32768, 4},
-    {KVI_KERNEL_COPY, 256, 32768, 8},  {KVI_KERNEL_COPY, 256, 32768, 0},
-    {KVI_KERNEL_COPY, 256, 65536, 8},  {KVI_KERNEL_COPY, 256, 65536, 0},
-    {KVI_KERNEL_COPY, 128, 16384, 16}, {KVI_KERNEL_COPY, 128, 32768, 8},
-    {KVI_KERNEL_BULK, 32, 4096, 8},    {KVI_KERNEL_BULK, 32, 8192, 2},
-    {KVI_KERNEL_BULK, 32, 8192, 4},    {KVI_KERNEL_BULK, 32, 8192, 6},
-    {KVI_KERNEL_BULK, 32, 16384, 1},   {KVI_KERNEL_BULK, 32, 16384, 2},
-    {KVI_KERNEL_BULK, 32, 16384, 3},   {KVI_KERNEL_BULK, 32, 32768, 1},
-    {KVI_KERNEL_BULK, 32, 49152, 1},
+    {KVI_KERNEL_COPY, 256, KIB(16), 0, 0}, /* the library's choice */
+    {KVI_KERNEL_COPY, 256, KIB(16), 8, 0},
+    {KVI_KERNEL_COPY, 256, KIB(32), 0, 0},
+    {KVI_KERNEL_COPY, 256, KIB(64), 0, 0},
+    {KVI_KERNEL_COPY, 128, KIB(8), 0, 0},
+    /* at most 6, 4, 3, 2 thread blocks on an SM */
+    {KVI_KERNEL_COPY, 256, KIB(16), 0, KIB(37)},
+    {KVI_KERNEL_COPY, 256, KIB(16), 0, KIB(56)},
+    {KVI_KERNEL_COPY, 256, KIB(16), 0, KIB(75)},
+    {KVI_KERNEL_COPY, 256, KIB(16), 0, KIB(112)},
+    {"kvt_lab_cs4_cs", 256, KIB(16), 0, 0},
+    {"kvt_lab_na4", 256, KIB(16), 0, 0},
+    {"kvt_lab_na4", 256, KIB(32), 0, 0},
+    {"kvt_lab_na4_cs", 256, KIB(16), 0, 0},
+    {"kvt_lab_na4_first", 256, KIB(16), 0, 0},
+    {"kvt_lab_na4_256", 256, KIB(16), 0, 0},
+    {"kvt_lab_first4", 256, KIB(16), 0, 0},
+    {"kvt_lab_first4_first", 256, KIB(16), 0, 0},
+    {"kvt_lab_first4_first", 256, KIB(32), 0, 0},
+    {"kvt_lab_first4_first", 256, KIB(16), 0, KIB(56)},
+    {"kvt_lab_shift4", 256, KIB(16), 0, 0},
+    {"kvt_lab_spread4", 256, KIB(16), 0, 0},
+    {"kvt_lab_warp4", 256, KIB(16), 0, 0},
+    {"kvt_lab_pipe4", 256, KIB(32), 0, 0},
+    {"kvt_lab_pipe4", 256, KIB(64), 0, 0},
+    {"kvt_lab_pipe4_first", 256, KIB(64), 0, 0},
+    {"kvt_lab_pipe4", 256, KIB(16), 6, 0},
+    {"kvt_lab_cs8", 256, KIB(32), 0, 0},
+    {"kvt_lab_cs8", 512, KIB(64), 0, 0},
+    {"kvt_lab_na8", 256, KIB(32), 0, 0},
+    {"kvt_lab_na8", 512, KIB(64), 0, 0},
+    {"kvt_lab_na8", 128, KIB(16), 0, 0},
+    {"kvt_lab_first8_first", 512, KIB(64), 0, 0},
+    {"kvt_lab_warp8", 256, KIB(32), 0, 0},
+    {"kvt_lab_warp8", 512, KIB(64), 0, 0},
+    {"kvt_lab_cs16", 256, KIB(64), 0, 0},
+    {"kvt_lab_na16", 256, KIB(64), 0, 0},
+    {"kvt_lab_na16", 128, KIB(32), 0, 0},
+    {"kvt_lab_bulk_on", BULK, KIB(8), 6, RUN_ON(8)},
+    {"kvt_lab_bulk_on", BULK, KIB(16), 3, RUN_ON(16)},
+    {"kvt_lab_bulk_on", BULK, KIB(32), 1, RUN_ON(32)},
+    {"kvt_lab_bulk_on_first", BULK, KIB(8), 6, RUN_ON(8)},
+    {"kvt_lab_bulk_on_first", BULK, KIB(16), 3, RUN_ON(16)},
+    {"kvt_lab_bulk_one", BULK, KIB(16), 0, A_PIECE(16)},
+    {"kvt_lab_bulk_one", BULK, KIB(32), 0, A_PIECE(32)},
+    {"kvt_lab_bulk_one", BULK, KIB(64), 0, A_PIECE(64)},
+    {"kvt_lab_bulk_one", BULK, KIB(96), 0, A_PIECE(96)},
+    {"kvt_lab_bulk_one_load_first", BULK, KIB(32), 0, A_PIECE(32)},
+    {"kvt_lab_bulk_one_first", BULK, KIB(16), 0, A_PIECE(16)},
+    {"kvt_lab_bulk_one_first", BULK, KIB(32), 0, A_PIECE(32)},
+    {"kvt_lab_bulk_one_first", BULK, KIB(64), 0, A_PIECE(64)},
 };
 
 static const struct variant zeros[] = {
-    {KVI_KERNEL_ZERO, 256, 4096, 8},
-    {KVI_KERNEL_ZERO, 256, 16384, 8},
-    {KVI_KERNEL_ZERO, 256, 32768, 8},
-    {KVI_KERNEL_ZERO, 256, 32768, 0},
+    {KVI_KERNEL_ZERO, 256, KIB(4), 8, 0},
+    {KVI_KERNEL_ZERO, 256, KIB(16), 8, 0},
+    {KVI_KERNEL_ZERO, 256, KIB(32), 8, 0},
+    {KVI_KERNEL_ZERO, 256, KIB(32), 0, 0},
 };
 
 static const struct {
@@ -74,7 +122,8 @@ static const struct {
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static const struct kvi_cuda_driver *driver;
-static kvi_cu_module module;
+static kvi_cu_module module; /* the library's */
+static kvi_cu_module lab;
 static int sm_count = 1;
 static int capability;
 static int wrong_count;
@@ -118,6 +167,7 @@ static void device_open(void)
     MUST(device_attribute, &sm_count, KVI_CU_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
     MUST(device_attribute, &capability, KVI_CU_ATTRIBUTE_CAPABILITY_MAJOR, device);
     MUST(module_load, &module, kvi_kernels_image, 0, NULL, NULL);
+    MUST(module_load, &lab, kvt_lab_image, 0, NULL, NULL);
 }
 
 static void *optional(const char *name)
@@ -147,8 +197,9 @@ static kvi_cu_function function_of(const struct variant *v)
     kvi_cu_function function = NULL;
     int result;
 
-    MUST(module_function, &function, module, v->kernel);
-    if (strcmp(v->kernel, KVI_KERNEL_BULK) != 0 || set == NULL || capability < 9)
+    MUST(module_function, &function, strncmp(v->kernel, "kvt_lab_", 8) == 0 ? lab : module,
+         v->kernel);
+    if (v->shared_bytes == 0 || set == NULL || capability < 9)
         return function;
     memcpy(&attribute, &set, sizeof(set));
     result =
@@ -201,8 +252,7 @@ static void list_launch(const struct variant *v, kvi_cu_function function, const
                                     .bytes = list->blocks.bytes,
                                     .piece_bytes = v->piece_bytes};
     void *parameters[] = {&one};
-    bool is_bulk = strcmp(v->kernel, KVI_KERNEL_BULK) == 0;
-    uint32_t shared = is_bulk ? KVI_KERNEL_BULK_STAGES * v->piece_bytes + KVI_KERNEL_BULK_EXTRA : 0;
+    uint32_t shared = capability < 9 ? 0 : v->shared_bytes; /* and no bulk copies */
 
     one.pieces = (uint32_t)((one.bytes + v->piece_bytes - 1) / v->piece_bytes);
     for (uint32_t at = 0; at < list->blocks.count; at += one.count) {
@@ -255,8 +305,8 @@ static void variant_check(const struct variant *v, uint64_t pool, unsigned char 
     if (memcmp(twin, found, all_bytes) != 0) {
         wrong_count++;
         printf("{\"lab\": \"WRONG\", \"kernel\": \"%s\", \"threads\": %u, \"piece\": %u, "
-               "\"groups_per_sm\": %u, \"bytes\": %" PRIu64 "}\n",
-               v->kernel, v->threads, v->piece_bytes, v->groups_per_sm, bytes);
+               "\"groups_per_sm\": %u, \"shared\": %u, \"bytes\": %" PRIu64 "}\n",
+               v->kernel, v->threads, v->piece_bytes, v->groups_per_sm, v->shared_bytes, bytes);
     }
     list_free(&list);
 }
@@ -370,11 +420,13 @@ static void row_print(const char *what, const struct variant *v, const struct li
 {
     double bytes = (double)(list->blocks.count * list->blocks.bytes) * directions;
 
-    printf("{\"lab\": \"%s\", \"block_kib\": %" PRIu64 ", \"blocks\": %u, \"threads\": %u, "
-           "\"piece\": %u, \"groups_per_sm\": %u, \"us\": %.1f, \"gb_per_s\": %.0f, "
-           "\"of_roof\": %.3f}\n",
-           what, list->blocks.bytes >> 10, list->blocks.count, v ? v->threads : 0,
-           v ? v->piece_bytes : 0, v ? v->groups_per_sm : 0, us, bytes / us / 1e3, roof_us / us);
+    printf(
+        "{\"lab\": \"%s\", \"block_kib\": %" PRIu64 ", \"blocks\": %u, \"threads\": %u, "
+        "\"piece\": %u, \"groups_per_sm\": %u, \"shared\": %u, \"us\": %.1f, \"gb_per_s\": %.0f, "
+        "\"of_roof\": %.3f}\n",
+        what, list->blocks.bytes >> 10, list->blocks.count, v ? v->threads : 0,
+        v ? v->piece_bytes : 0, v ? v->groups_per_sm : 0, v ? v->shared_bytes : 0, us,
+        bytes / us / 1e3, roof_us / us);
 }
 
 /* Random bytes throughout: a device may be faster on zeros. */
@@ -409,9 +461,11 @@ static void shape_time(struct events *events, uint64_t bytes, uint32_t count, bo
     row_print("driver copies", NULL, &list, median_us(events, run_driver_list, NULL, &list),
               copy_us, 2);
     for (size_t i = 0; i < COUNT(copies); i++)
-        if (all || i % 6 == 3)
+        if (all || i % 12 == 0)
             row_print(copies[i].kernel, &copies[i], &list,
                       median_us(events, list_launch, &copies[i], &list), copy_us, 2);
+    row_print("roof: one driver copy", NULL, &list, median_us(events, run_roof_copy, NULL, &list),
+              copy_us, 2);
     zero_us = median_us(events, run_roof_zero, NULL, &list);
     row_print("roof: one driver fill", NULL, &list, zero_us, zero_us, 1);
     for (size_t i = 0; i < COUNT(zeros); i++)
@@ -542,6 +596,7 @@ int main(int argument_count, char **arguments)
         if (all || i == 1)
             shape_time(&events, shapes[i].bytes, shapes[i].count, all, &state);
     cpu_times(all, &state);
+    MUST(module_unload, lab);
     MUST(module_unload, module);
     return wrong_count > 0;
 }

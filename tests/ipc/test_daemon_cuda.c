@@ -210,10 +210,12 @@ Test(daemon_cuda, what_cannot_be_had_is_said)
     does_not_start("cuda:0", NULL, "off=103", "POSIX_FILE_DESCRIPTOR", "--device host");
     does_not_start("cuda:0", NULL, "init=100", "CUDA_VISIBLE_DEVICES", "--device host");
     does_not_start("cuda:0", NULL, "devices=0", "sees no device", "--device host");
-    does_not_start("cuda:0", NULL, "bytes=65536", "65536 bytes are free", "a granule");
+    does_not_start("cuda:0", NULL, "bytes=65536", ": 0 bytes are free", "nvidia-smi");
     does_not_start("cuda:0", "65MiB", "", "device_bytes is 68157440", "67108864");
     does_not_start("cuda:0", "1048577", "", "a multiple of", "65536");
     does_not_start("cuda:0", NULL, "fail=cuDevicePrimaryCtxRetain:1:2", "OUT_OF_MEMORY", "cuda:0");
+    does_not_start("cuda:0", NULL, "fail=cuMemCreate:1:2", "OUT_OF_MEMORY", "nvidia-smi");
+    does_not_start("cuda:1", NULL, "fail=cuMemExportToShareableHandle:1:999", "(999)", "cuda:1");
     does_not_start("cuda:0", NULL, NULL, "libcuda.so.1", "--device host");
 }
 
@@ -341,7 +343,7 @@ static void fails_once(const char *call, int nth)
 
 Test(daemon_cuda, any_driver_call_may_fail)
 {
-    for (int nth = 1; nth <= 4; nth++) {
+    for (int nth = 2; nth <= 5; nth++) { /* the first is the anchor's */
         fails_once("cuMemCreate", nth);
         fails_once("cuMemExportToShareableHandle", nth);
     }
@@ -401,7 +403,7 @@ static void hang_and_recover(const char *call)
     int fds_before;
 
     setenv("KVMEM_STUCK_MS", "100", 1);
-    snprintf(words, sizeof(words), "hang=%s:2:3000", call);
+    snprintf(words, sizeof(words), "hang=%s:4:3000", call); /* 1 and 2: the anchors */
     start("cuda:0,cuda:1", words);
     join("one", 0, &spaces[0]);
     cr_assert(kvt_raw_space_open_on(&client, "two", 1, &spaces[1]));
@@ -442,7 +444,7 @@ Test(daemon_cuda, it_ends_while_a_call_hangs)
     uint32_t space;
 
     setenv("KVMEM_STUCK_MS", "100", 1);
-    start("cuda:0", "hang=cuMemCreate:1:60000");
+    start("cuda:0", "hang=cuMemCreate:2:60000");
     join("one", 0, &space);
     is_refused_quickly(space);
     kvt_raw_close(&client);
@@ -457,7 +459,7 @@ Test(daemon_cuda, a_signal_during_the_call_does_not_wait_for_the_watchdog)
     struct kvi_msg_blocks_request request;
     uint32_t space;
 
-    start("cuda:0", "hang=cuMemCreate:1:60000");
+    start("cuda:0", "hang=cuMemCreate:2:60000");
     join("one", 0, &space);
     kvi_wire_begin(&request, KVI_OP_BLOCKS_REQUEST, 0);
     request.space = space;

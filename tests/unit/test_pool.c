@@ -10,6 +10,7 @@
 #include "client/pool.h"
 #include "support/random.h"
 #include "support/scripted.h"
+#include "support/spawn.h"
 
 static void pool_with(struct kvi_pool *pool, uint32_t segments, uint32_t blocks)
 {
@@ -69,6 +70,42 @@ Test(pool, every_block_is_taken_once)
     cr_assert(kvi_pool_free_blocks(&pool) == 700 && kvi_pool_used_blocks(&pool) == 0);
     kvi_pool_fini(&pool);
     free(seen);
+}
+
+/* Give every third block back, in the same order in both. */
+static void give_some(struct kvi_pool *one, struct kvi_pool *many, const int32_t *blocks,
+                      uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i += 3) {
+        kvi_pool_give(one, (uint32_t)blocks[i]);
+        kvi_pool_give(many, (uint32_t)blocks[i]);
+    }
+}
+
+Test(pool, many_are_the_same_as_one_by_one)
+{
+    uint64_t seed = kvt_seed("take many");
+    struct kvi_pool one, many;
+    int32_t blocks[700];
+
+    pool_with(&one, 7, 100);
+    pool_with(&many, 7, 100);
+    while (kvi_pool_free_blocks(&one) > 0) {
+        uint32_t count = (uint32_t)(kvt_random(&seed) % 200);
+
+        if (count > kvi_pool_free_blocks(&one))
+            count = (uint32_t)kvi_pool_free_blocks(&one);
+        kvi_pool_take_many(&many, count, blocks);
+        for (uint32_t i = 0; i < count; i++)
+            cr_assert(kvi_pool_take(&one) == blocks[i], "block %u of %u", i, count);
+        cr_assert(kvi_pool_free_blocks(&one) == kvi_pool_free_blocks(&many));
+        check(&many);
+        if (count > 30)
+            give_some(&one, &many, blocks, 30);
+    }
+    kvi_pool_take_many(&many, 0, NULL);
+    kvi_pool_fini(&one);
+    kvi_pool_fini(&many);
 }
 
 Test(pool, the_current_segment_stays_until_it_is_used_up)

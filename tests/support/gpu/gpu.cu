@@ -235,14 +235,31 @@ void kvt_gpu_capture_begin(void *stream)
     KVT_CUDA(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeGlobal));
 }
 
-void *kvt_gpu_capture_end(void *stream, size_t *node_count)
+static void nodes_count(cudaGraph_t graph, struct kvt_gpu_nodes *out)
+{
+    cudaGraphNode_t nodes[16];
+    cudaGraphNodeType type;
+    size_t count = 16;
+
+    KVT_CUDA(cudaGraphGetNodes(graph, NULL, &out->all));
+    if (out->all > count)
+        kvt_die("%zu nodes in a graph: at most %zu are counted", out->all, count);
+    KVT_CUDA(cudaGraphGetNodes(graph, nodes, &count)); /* as many as there are, afterwards */
+    out->kernels = 0;
+    for (size_t i = 0; i < count; i++) /* the runtime has no name for a memory operation */
+        out->kernels += cudaGraphNodeGetType(nodes[i], &type) == cudaSuccess &&
+                        type == cudaGraphNodeTypeKernel;
+    (void)cudaGetLastError();
+}
+
+void *kvt_gpu_capture_end(void *stream, struct kvt_gpu_nodes *nodes)
 {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t executable = NULL;
 
     KVT_CUDA(cudaStreamEndCapture(stream_of(stream), &graph));
-    if (node_count)
-        KVT_CUDA(cudaGraphGetNodes(graph, NULL, node_count));
+    if (nodes)
+        nodes_count(graph, nodes);
     KVT_CUDA(cudaGraphInstantiate(&executable, graph, 0));
     KVT_CUDA(cudaGraphDestroy(graph));
     return executable;

@@ -71,9 +71,16 @@ double kvt_gpu_event_us(void *from, void *to); /* both done */
 void kvt_gpu_copy(void *to, const void *from, uint64_t bytes, void *stream);
 void kvt_gpu_set(void *to, int byte, uint64_t bytes, void *stream);
 
-/* What the stream gets between the two becomes a graph; the strictest mode, as PyTorch's. */
+/* What a graph holds. A stream memory operation (a fence) is a node and no launch. */
+struct kvt_gpu_nodes {
+    size_t all;
+    size_t kernels;
+};
+
+/* What the stream gets between the two becomes a graph; the strictest mode, as PyTorch's. `nodes`
+ * may be NULL. */
 void kvt_gpu_capture_begin(void *stream);
-void *kvt_gpu_capture_end(void *stream, size_t *node_count);
+void *kvt_gpu_capture_end(void *stream, struct kvt_gpu_nodes *nodes);
 void kvt_gpu_graph_launch(void *graph, void *stream);
 void kvt_gpu_graph_drop(void *graph);
 

@@ -143,14 +143,14 @@ void kvt_gpu_capture_begin(void *stream)
         kvt_die("no memory");
 }
 
-void *kvt_gpu_capture_end(void *stream, size_t *node_count)
+void *kvt_gpu_capture_end(void *stream, struct kvt_gpu_nodes *nodes)
 {
     struct graph *graph = capturing;
 
     (void)stream;
     capturing = NULL;
-    if (node_count)
-        *node_count = graph->count;
+    if (nodes)
+        *nodes = (struct kvt_gpu_nodes){graph->count, graph->count};
     return graph;
 }
 
