@@ -373,8 +373,11 @@ Test(helper, the_clients_descriptor_tells_of_the_helper, .timeout = 20)
         cr_assert_eq(poll(&event, 1, 10000), 1);
         cr_assert_geq(kvmem_client_dispatch(client, 0), 0);
     }
-    for (int i = 0; i < 3; i++) /* and no more when there is nothing */
+    for (int i = 0; i < 3; i++) { /* and no more when there is nothing, but once at the end of it */
+        kvi_mapper_drain(client->mapper);
+        poll(NULL, 0, 20);
         cr_assert_geq(kvmem_client_dispatch(client, 0), 0);
+    }
     cr_assert_eq(poll(&event, 1, 0), 0);
     kvmem_client_close(client);
 }
