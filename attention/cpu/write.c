@@ -6,7 +6,6 @@
 #include <float.h>
 #include <inttypes.h>
 
-#include "../internal.h"
 #include "element.h"
 #include "parallel.h"
 
@@ -87,9 +86,14 @@ static float scale_for(const struct kva_cache *cache, const float *vector, uint3
 static float read_or_store_scale(const struct kva_cache *cache, const struct side *side,
                                  uint64_t at, const float *vector)
 {
-    if (cache->scale_token_stride)
-        kva_store(cache->scale_dtype, side->scale, at, scale_for(cache, vector, side->dim));
-    return kva_load(cache->scale_dtype, side->scale, at);
+    float scale;
+
+    if (cache->scale_token_stride) {
+        scale = scale_for(cache, vector, side->dim);
+        kva_store(cache->scale_dtype, side->scale, at, 1, &scale);
+    }
+    kva_load(cache->scale_dtype, side->scale, at, 1, &scale, 1);
+    return scale;
 }
 
 /* A scale of 0 (all elements are), or one that is no number, makes zeros. */
@@ -120,14 +124,12 @@ static void write_vector(const struct kva_write *what, const struct side *side, 
                (uint64_t)side->dim * bytes);
         return;
     }
-    for (uint32_t d = 0; d < side->dim; d++)
-        vector[d] = kva_load(what->dtype, side->from, at->from + d);
+    kva_load(what->dtype, side->from, at->from, side->dim, vector, 1);
     if (side->rotary_dim)
         rotate(what, token, vector);
     if (bytes == 1)
         divide(read_or_store_scale(cache, side, at->scale, vector), vector, side->dim);
-    for (uint32_t d = 0; d < side->dim; d++)
-        kva_store(cache->dtype, side->to, at->to + d, vector[d]);
+    kva_store(cache->dtype, side->to, at->to, side->dim, vector);
 }
 
 static void write_token(const struct job *job, uint32_t l, uint32_t token)
@@ -165,7 +167,7 @@ int kva_write_cpu(const struct kva_write *what, uint32_t layer, uint32_t layers,
                   uint64_t k_layer_stride, const void *v, uint64_t v_layer_stride)
 {
     const struct kva_cache *c = &what->cache;
-    struct kva_threads threads = {what->parallel, what->parallel_context, what->threads};
+    const struct kva_threads threads = KVA_THREADS_OF(what);
     struct job job = {
         .what = what,
         .layer = layer,

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Eight neighbouring elements of any type as floats, in loads and stores of 8 to 32 bytes; and
- * what the launch code of this folder has in common. Values are those of cpu/element.h, bit for
- * bit.
+ * Eight neighbouring elements of any type as floats, in loads and stores of 8 to 32 bytes. Values
+ * are those of cpu/element.h, bit for bit.
  */
 #ifndef KVA_CUDA_ELEMENT_CUH
 #define KVA_CUDA_ELEMENT_CUH
@@ -115,16 +114,6 @@ static __device__ __forceinline__ void kva_store1(uint32_t dtype, void *array, u
         ((float *)array)[index] = value;
     else
         ((uint16_t *)array)[index] = (uint16_t)kva_two_of(dtype, value, value);
-}
-
-/* After a launch: 0, or SYSTEM with CUDA's sentence. */
-static inline int kva_launched(const char *kernel)
-{
-    cudaError_t code = cudaGetLastError();
-
-    return code == cudaSuccess ? 0
-                               : kva_error_set(KVMEM_E_SYSTEM, "%s: %s: %s", kernel,
-                                               cudaGetErrorName(code), cudaGetErrorString(code));
 }
 
 #endif

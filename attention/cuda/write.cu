@@ -13,6 +13,7 @@
 #include <float.h>
 
 #include "element.cuh"
+#include "launch.cuh"
 
 #define WARPS 8
 
@@ -395,8 +396,13 @@ extern "C" int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint
     const uint64_t v_strides[3] = {v_layer_stride, what->v_token_stride, what->v_head_stride};
     const uint32_t sides = v && c->v != c->k ? 2 : 1;
     struct job job = make_job(what);
-    int code = check_dim("cache.head_dim_k", c->head_dim_k, c->dtype);
+    struct kva_cuda_device device;
+    int code = kva_cuda_device(&device);
 
+    if (!code)
+        code = kva_cuda_check_stream(&device, (cudaStream_t)stream);
+    if (!code)
+        code = check_dim("cache.head_dim_k", c->head_dim_k, c->dtype);
     if (!code)
         code = check_source("k", k, k_strides, what->dtype);
     if (!code && sides > 1)
@@ -416,5 +422,5 @@ extern "C" int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint
                     (void *)c->v_scale, c->v_head_stride, c->v_token_stride, c->head_dim_v, 0,
                     lanes_for(c->head_dim_v)};
     launch(job, sides, (cudaStream_t)stream);
-    return kva_launched("writing K and V");
+    return kva_cuda_result(cudaGetLastError(), "writing K and V");
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Random cases for kva_write_run, and what must be in memory afterwards, every byte: the expected
- * bytes come from a plain loop of its own, with conversions by their definition. Used on the CPU
+ * bytes come from a plain loop of its own, with the conversions of the reference. Used on the CPU
  * and on a GPU.
  */
 #ifndef KVT_ATTENTION_WRITE_H
@@ -51,9 +51,6 @@ void kvt_write_compare(const struct kvt_write_world *world, const uint8_t *pool,
 
 /* "seed 7: fp16 to e4m3, ..." */
 const char *kvt_write_name(const struct kvt_write_world *world, char text[200]);
-
-/* The code of a value, rounded to nearest, ties to even, by the definition of the type. */
-uint32_t kvt_round_to(uint32_t dtype, double value);
 
 /* The pointers as an array. */
 static inline void **kvt_write_parts(struct kvt_write_memory *memory)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "../../attention/cpu/element.h"
+#include "../../attention/reference.h"
 #include "support/attention_write.h"
 #include "support/random.h"
 
@@ -52,22 +53,29 @@ Test(attention_write, random_cases)
         check_case(seed, 0);
 }
 
-/* Every code of the small types, and every half, there and back. */
+static uint32_t stored(uint32_t dtype, double value)
+{
+    uint32_t code = 0;
+
+    kva_reference_store(dtype, &code, 0, value);
+    return code;
+}
+
+/* Every code of the small types, and what lies between them, against the types' definitions. */
 Test(attention_write, conversions_by_definition)
 {
     uint64_t random = 5;
 
     for (uint32_t code = 0; code < 65536; code++) {
-        float half = kva_float_of_fp16((uint16_t)code);
-        float brain = kva_float_of(code << 16);
+        float half = kva_from_fp16((uint16_t)code);
+        float brain = kva_from_bf16((uint16_t)code);
+        float eight = kva_from_e4m3((uint8_t)code);
 
-        cr_assert_eq(kva_fp16_of(half), isnan(half) ? 0x7fff : code);
-        cr_assert_eq(kva_bf16_of(brain), isnan(brain) ? 0x7fff : code);
-        if (code < 256) {
-            float eight = kva_float_of_e4m3((uint8_t)code);
-
-            cr_assert_eq(kva_e4m3_of(eight), isnan(eight) ? 0x7f : code);
-        }
+        cr_assert(isnan(half) ? isnan(kva_from_fp16(kva_to_fp16(half)))
+                              : kva_to_fp16(half) == code);
+        cr_assert(isnan(brain) ? isnan(kva_from_bf16(kva_to_bf16(brain)))
+                               : kva_to_bf16(brain) == code);
+        cr_assert_eq(kva_to_e4m3(eight), code & 255);
     }
     for (uint32_t i = 0; i < 2000000; i++) {
         uint32_t bits = (uint32_t)kvt_random(&random);
@@ -75,11 +83,13 @@ Test(attention_write, conversions_by_definition)
 
         if (i % 2) /* near the small types' range, often half way between two codes */
             bits = (bits & 0x80000000u) | ((90u + bits % 60) << 23) | (bits >> 9 & 0x7ff000);
-        value = kva_float_of(bits);
-        cr_assert_eq(kva_bf16_of(value), kvt_round_to(KVMEM_DTYPE_BF16, value), "%a", value);
-        cr_assert_eq(kva_fp16_of(value), kvt_round_to(KVMEM_DTYPE_FP16, value), "%a", value);
-        cr_assert_eq(kva_e4m3_of(value), kvt_round_to(KVMEM_DTYPE_FP8_E4M3, value), "%a", value);
-        cr_assert_eq((uint8_t)kva_int8_of(value), kvt_round_to(KVMEM_DTYPE_INT8, value), "%a",
+        value = kva_float_of_bits(bits);
+        if (isnan(value))
+            continue;
+        cr_assert_eq(kva_to_bf16(value), stored(KVMEM_DTYPE_BF16, value), "%a", value);
+        cr_assert_eq(kva_to_fp16(value), stored(KVMEM_DTYPE_FP16, value), "%a", value);
+        cr_assert_eq(kva_to_e4m3(value), stored(KVMEM_DTYPE_FP8_E4M3, value), "%a", value);
+        cr_assert_eq((uint8_t)kva_to_int8(value), stored(KVMEM_DTYPE_INT8, value) & 255, "%a",
                      value);
     }
 }
