@@ -57,6 +57,15 @@ static void shrink(struct kvt_attention_case *c)
     }
 }
 
+/* What a GPU takes: blocks of a power of two of tokens from 8 on, or of a multiple of 64. */
+static void fit_device(struct kvt_attention_case *c, uint32_t device)
+{
+    uint32_t tokens = c->block_tokens;
+
+    if (device == KVA_DEVICE_CUDA && tokens && tokens % 64 && (tokens < 8 || tokens & (tokens - 1)))
+        c->block_tokens = 8 << tokens % 3;
+}
+
 void kvt_attention_fit(struct kvt_attention_case *c, double cost_limit, double truth_limit)
 {
     while (kvt_attention_cost(c) > cost_limit && c->length > 1)
@@ -129,6 +138,7 @@ void kvt_attention_grid_run(const struct kvt_attention_grid *grid,
 
         c = (struct kvt_attention_case){.seed = seed_of(grid->name, i)};
         grid->make(i, &c);
+        fit_device(&c, plan->memory->device);
         kvt_attention_fit(&c, plan->cost_limit, plan->truth_limit);
         run_case(&c, plan, count);
     }
