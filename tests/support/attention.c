@@ -42,12 +42,13 @@ static void *host_alloc(uint64_t bytes)
 
 static void host_release(void *memory)
 {
-    char *start = (char *)memory - HEAD_BYTES;
+    void *start;
 
     if (!memory)
         return;
-    if (*(uint64_t *)(void *)start)
-        munmap(start, *(uint64_t *)(void *)start);
+    start = (char *)memory - HEAD_BYTES;
+    if (*(uint64_t *)start)
+        munmap(start, *(uint64_t *)start);
     else
         free(start);
 }
