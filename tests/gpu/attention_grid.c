@@ -6,7 +6,7 @@
  *
  *   KVMEM_KERNEL=word          only kernels whose name contains it
  *   KVMEM_ROUNDS_SHARE=n       an n-th of the cases
- *   KVMEM_COST=x               multiplications a case, at most (2e8)
+ *   KVMEM_COST=x               multiplications a case, at most (1e8)
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,8 +20,8 @@
 #include "support/gpu/cases.h"
 #include "support/gpu/gpu.h"
 
-#define CASES       240u
-#define COST_LIMIT  2e8
+#define CASES       160u
+#define COST_LIMIT  1e8
 #define TRUTH_LIMIT 4e6
 #define GIB         (UINT64_C(1) << 30)
 #define LIMIT_S     300
