@@ -75,7 +75,7 @@ enum kvt_taint {
 struct kvt_attention_case {
     uint64_t seed;
     /* The batch: rows[] and lengths[] (seq_count), or NULL: row_count and length for all of them,
-     * or, when ragged, anything from 0 (rows) and 1 (tokens) up to that. */
+     * or, when ragged, anything from 0 (rows; not of sequence 0) and 1 (tokens) up to that. */
     uint32_t seq_count;
     const uint32_t *rows;
     const uint32_t *lengths;
