@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The kernels for the CPU, best first.
+ */
+#include "kernels.h"
+
+const struct kva_kernel *const kva_cpu_kernels[] = {
+    &kva_cpu_portable,
+    NULL,
+};
