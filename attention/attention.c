@@ -97,7 +97,7 @@ static int begin(const struct kva_attention *what, const void *workspace, uint64
                              info.kernel);
     if (info.workspace_bytes && (!workspace || (uintptr_t)workspace % 256))
         return kva_error_set(KVMEM_E_INVALID, "workspace: %p is no multiple of 256", workspace);
-    return 0;
+    return what->device == KVA_DEVICE_CPU ? kva_check_contents(what) : 0;
 }
 
 int kva_attention_plan(const struct kva_attention *what, void *workspace, uint64_t workspace_bytes,

@@ -48,6 +48,8 @@ int kva_kernel_find(const struct kva_attention *what, const struct kva_kernel **
 /* ---- checks (check.c): 0 or a code, see kva_error ---- */
 
 int kva_check_attention(const struct kva_attention *what);
+/* The arrays of the batch, on the CPU: done before each plan and run, kernels rely on it. */
+int kva_check_contents(const struct kva_attention *what);
 int kva_check_write(const struct kva_write *what, uint32_t layer, uint32_t layers);
 int kva_check_merge(const struct kva_merge *what);
 
