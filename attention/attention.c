@@ -151,8 +151,20 @@ int kva_merge_run(const struct kva_merge *what, const void *parts, const float *
     if (code || !what->row_count || !what->head_count)
         return code;
     if (!parts || !part_lse || !out)
-        return kva_error_set(KVMEM_E_INVALID, "parts, part_lse, out: one is NULL");
-    if (what->device == KVA_DEVICE_CUDA)
-        return kva_merge_cuda(what, parts, part_lse, out, lse, stream);
-    return kva_merge_cpu(what, parts, part_lse, out, lse);
+        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL",
+                             !parts      ? "parts"
+                             : !part_lse ? "part_lse"
+                                         : "out");
+    {
+        const struct kva_merge_job job = {.what = what,
+                                          .parts = parts,
+                                          .part_lse = part_lse,
+                                          .out = out,
+                                          .lse = lse,
+                                          .out_row_stride =
+                                              (uint64_t)what->head_count * what->head_dim,
+                                          .out_head_stride = what->head_dim};
+
+        return what->device == KVA_DEVICE_CUDA ? kva_merge_cuda(&job, stream) : kva_merge_cpu(&job);
+    }
 }
