@@ -6,8 +6,8 @@
  *   many rows   portable_many.cuh: 64 or 128 packed rows a thread block, all warps see all tokens
  *   few rows    portable_few.cuh: 16 packed rows, the warps share the tokens between them
  *
- * A result of a task is either final or a part: then it goes to the task's slot, and the thread block
- * that comes last for a unit adds up the slots, in order.
+ * A result of a task is either final or a part: then it goes to the task's slot, and the thread
+ * block that comes last for a unit adds up the slots, in order.
  */
 #ifndef KVA_CUDA_PORTABLE_CUH
 #define KVA_CUDA_PORTABLE_CUH
@@ -38,7 +38,7 @@ struct kva_portable {
     uint32_t block_shift; /* block_tokens = 1 << block_shift; 32: no power of two */
     uint32_t block_count;
     uint32_t scale_dtype;
-    bool is_int8; /* of a narrow cache: else e4m3 */
+    bool is_int8;        /* of a narrow cache: else e4m3 */
     bool q_is_aligned;   /* 16 bytes at a time */
     bool out_is_aligned; /* 8 bytes at a time */
     uint32_t slices;     /* of V, each of DV elements; a unit head is a K/V head's slice */
@@ -91,8 +91,7 @@ static __device__ __forceinline__ void kva_common_tokens(const struct kva_portab
                                                          int32_t *first, int32_t *end)
 {
     int32_t low = task.position + (int32_t)(task.packed / a.plan.group);
-    int32_t high = task.position +
-                   (int32_t)((task.packed + task.packed_count - 1) / a.plan.group);
+    int32_t high = task.position + (int32_t)((task.packed + task.packed_count - 1) / a.plan.group);
 
     *first = a.plan.window_tokens ? high - (int32_t)a.plan.window_tokens + 1 : 0;
     *end = a.plan.is_causal ? low + 1 : a.score.has_tree ? task.position : (int32_t)task.kv_length;
@@ -166,8 +165,8 @@ static __device__ __forceinline__ float kva_scale_at(const struct kva_portable &
 
 /* Rows of a narrow tile (BYTES a row, BYTES + 16 apart) become 16 bits, COLUMNS + 8 apart. */
 template <typename Element, int COLUMNS, int TOKENS, int THREADS>
-static __device__ __forceinline__ void kva_widen_tile(const char *from, Element *to, uint32_t thread,
-                                                      bool is_int8)
+static __device__ __forceinline__ void kva_widen_tile(const char *from, Element *to,
+                                                      uint32_t thread, bool is_int8)
 {
     for (uint32_t i = thread; i < TOKENS * (COLUMNS / 8); i += THREADS) {
         uint32_t r = i / (COLUMNS / 8), c = i % (COLUMNS / 8);
@@ -251,9 +250,10 @@ static __device__ __forceinline__ Vector kva_part_at(const float *at)
 /* The sum of `count` parts of the tile's rows, `pitch` floats apart, in order: stored as a part at
  * `end` when that is given, else final. A warp a row. */
 template <typename Element, int DV, int THREADS, bool IS_SHARED>
-static __device__ __forceinline__ void
-kva_add_parts(const struct kva_portable &a, const struct kva_row *rows, uint32_t row_count,
-              const float *parts, uint64_t pitch, uint32_t count, uint32_t slice, float *end)
+static __device__ __forceinline__ void kva_add_parts(const struct kva_portable &a,
+                                                     const struct kva_row *rows, uint32_t row_count,
+                                                     const float *parts, uint64_t pitch,
+                                                     uint32_t count, uint32_t slice, float *end)
 {
     uint32_t lane = threadIdx.x % 32;
 
