@@ -4,7 +4,12 @@
  */
 #include "../internal.h"
 
-static const struct kva_kernel *const kernels[] = {nullptr};
+extern "C" const struct kva_kernel kva_cuda_hopper_decode;
+
+static const struct kva_kernel *const kernels[] = {
+    &kva_cuda_hopper_decode, /* few rows, sm_90a */
+    nullptr,
+};
 
 extern "C" const struct kva_kernel *const *kva_cuda_kernels(void)
 {
