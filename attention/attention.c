@@ -97,7 +97,7 @@ static int begin(const struct kva_attention *what, const void *workspace, uint64
                              info.kernel);
     if (info.workspace_bytes && (!workspace || (uintptr_t)workspace % 256))
         return kva_error_set(KVMEM_E_INVALID, "workspace: %p is no multiple of 256", workspace);
-    return 0;
+    return what->device == KVA_DEVICE_CPU ? kva_check_contents(what) : 0;
 }
 
 int kva_attention_plan(const struct kva_attention *what, void *workspace, uint64_t workspace_bytes,
@@ -151,8 +151,20 @@ int kva_merge_run(const struct kva_merge *what, const void *parts, const float *
     if (code || !what->row_count || !what->head_count)
         return code;
     if (!parts || !part_lse || !out)
-        return kva_error_set(KVMEM_E_INVALID, "parts, part_lse, out: one is NULL");
-    if (what->device == KVA_DEVICE_CUDA)
-        return kva_merge_cuda(what, parts, part_lse, out, lse, stream);
-    return kva_merge_cpu(what, parts, part_lse, out, lse);
+        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL",
+                             !parts      ? "parts"
+                             : !part_lse ? "part_lse"
+                                         : "out");
+    {
+        const struct kva_merge_job job = {.what = what,
+                                          .parts = parts,
+                                          .part_lse = part_lse,
+                                          .out = out,
+                                          .lse = lse,
+                                          .out_row_stride =
+                                              (uint64_t)what->head_count * what->head_dim,
+                                          .out_head_stride = what->head_dim};
+
+        return what->device == KVA_DEVICE_CUDA ? kva_merge_cuda(&job, stream) : kva_merge_cpu(&job);
+    }
 }

@@ -176,6 +176,20 @@ int kva_check_attention(const struct kva_attention *a)
     return code ? code : check_masks(a);
 }
 
+static int check_write_ranges(const struct kva_write *w)
+{
+    const struct range ranges[] = {
+        {"device", w->device, KVA_DEVICE_CPU, KVA_DEVICE_CUDA},
+        {"token_count", w->token_count, 0, 1u << 24},
+        {"dtype", w->dtype, KVMEM_DTYPE_BF16, KVMEM_DTYPE_FP32},
+        {"rotary_interleaved", w->rotary_interleaved, 0, 1},
+        {"rotary_limit", w->rotary_limit, 0, INT32_MAX},
+        {"reserved", w->reserved, 0, 0},
+    };
+
+    return check_ranges(ranges, sizeof(ranges) / sizeof(*ranges));
+}
+
 int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
 {
     int code;
@@ -183,7 +197,7 @@ int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
     if (!w || w->size != sizeof(*w))
         return kva_error_set(KVMEM_E_INVALID, "size: must be %zu, the struct's own size",
                              sizeof(*w));
-    code = check_device(w->device);
+    code = check_write_ranges(w);
     if (!code)
         code = check_cache(&w->cache, w->device);
     if (code)
@@ -191,8 +205,6 @@ int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
     if ((uint64_t)layer + layers > w->cache.layer_count)
         return kva_error_set(KVMEM_E_INVALID, "layer: %u and %u more are outside 0..%u", layer,
                              layers, w->cache.layer_count - 1);
-    if (w->dtype < KVMEM_DTYPE_BF16 || w->dtype > KVMEM_DTYPE_FP32)
-        return invalid_u64("dtype", w->dtype, KVMEM_DTYPE_BF16, KVMEM_DTYPE_FP32);
     if (w->token_count && !w->slots)
         return kva_error_set(KVMEM_E_INVALID, "slots: is NULL");
     if (w->rotary_dim % 2 || (uint64_t)w->rotary_first + w->rotary_dim > w->cache.head_dim_k)

@@ -48,6 +48,8 @@ int kva_kernel_find(const struct kva_attention *what, const struct kva_kernel **
 /* ---- checks (check.c): 0 or a code, see kva_error ---- */
 
 int kva_check_attention(const struct kva_attention *what);
+/* The arrays of the batch, on the CPU: done before each plan and run, kernels rely on it. */
+int kva_check_contents(const struct kva_attention *what);
 int kva_check_write(const struct kva_write *what, uint32_t layer, uint32_t layers);
 int kva_check_merge(const struct kva_merge *what);
 
@@ -57,10 +59,21 @@ int kva_write_cpu(const struct kva_write *what, uint32_t layer, uint32_t layers,
                   uint64_t k_layer_stride, const void *v, uint64_t v_layer_stride);
 int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint32_t layers, const void *k,
                    uint64_t k_layer_stride, const void *v, uint64_t v_layer_stride, void *stream);
-int kva_merge_cpu(const struct kva_merge *what, const void *parts, const float *part_lse, void *out,
-                  float *lse);
-int kva_merge_cuda(const struct kva_merge *what, const void *parts, const float *part_lse,
-                   void *out, float *lse, void *stream);
+
+/* A merge whose result may be anywhere, of the rows that are somebody's. */
+struct kva_merge_job {
+    const struct kva_merge *what;
+    const void *parts;
+    const float *part_lse;
+    void *out;
+    float *lse;              /* (R, H) or NULL */
+    uint64_t out_row_stride; /* elements */
+    uint64_t out_head_stride;
+    const int32_t *row_bounds; /* the first row and, at [bound_count], the end; NULL: all rows */
+    uint32_t bound_count;
+};
+int kva_merge_cpu(const struct kva_merge_job *job);
+int kva_merge_cuda(const struct kva_merge_job *job, void *stream);
 
 /* ---- errors ---- */
 

@@ -2,6 +2,9 @@
  *
  * The kernels for the CPU, best first.
  */
-#include "../internal.h"
+#include "kernels.h"
 
-const struct kva_kernel *const kva_cpu_kernels[] = {NULL};
+const struct kva_kernel *const kva_cpu_kernels[] = {
+    &kva_cpu_portable,
+    NULL,
+};
