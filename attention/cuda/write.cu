@@ -296,14 +296,12 @@ static __global__ void __launch_bounds__(WARPS * 32)
     const struct side *side = row.side;
     const uint32_t lane = threadIdx.x % 32, x = lane % side->lanes, together = 32 / side->lanes;
     uint32_t head = lane / side->lanes;
-    struct vector<PIECES> next = load_head<PIECES>(job, row, head, x);
 
     if (side->rotary_dim)
         load_turn<PIECES>(job, row, x, &turn);
     for (uint32_t first = 0; first < job.head_count; first += together, head += together) {
-        struct vector<PIECES> vector = next;
+        struct vector<PIECES> vector = load_head<PIECES>(job, row, head, x);
 
-        next = load_head<PIECES>(job, row, head + together, x);
         if (side->rotary_dim && head < job.head_count)
             apply_turn<PIECES>(job, row, row.from + head * side->from_head, x, turn, &vector);
         if (job.dtype >= KVMEM_DTYPE_FP8_E4M3)
