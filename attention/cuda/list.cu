@@ -4,7 +4,12 @@
  */
 #include "../internal.h"
 
-static const struct kva_kernel *const kernels[] = {nullptr};
+extern "C" const struct kva_kernel kva_cuda_portable;
+
+static const struct kva_kernel *const kernels[] = {
+    &kva_cuda_portable, /* all that the headers promise, from sm_80 on */
+    nullptr,
+};
 
 extern "C" const struct kva_kernel *const *kva_cuda_kernels(void)
 {
