@@ -5,44 +5,8 @@
 #include <stdlib.h>
 
 #include "support/attention_others.h"
+#include "support/gpu/attention.h"
 #include "support/gpu/cases.h"
-#include "support/gpu/gpu.h"
-
-static void *gpu_alloc(uint64_t bytes)
-{
-    void *memory = NULL;
-
-    return kvt_gpu_try_alloc(bytes ? bytes : 256, &memory) ? NULL : memory;
-}
-
-static void gpu_release(void *memory)
-{
-    if (memory)
-        kvt_gpu_free(memory);
-}
-
-static void gpu_copy(void *to, const void *from, uint64_t bytes)
-{
-    if (bytes)
-        kvt_gpu_copy(to, from, bytes, NULL);
-    kvt_gpu_sync(NULL);
-}
-
-static void gpu_set(void *to, int byte, uint64_t bytes)
-{
-    kvt_gpu_set(to, byte, bytes, NULL);
-}
-
-static const struct kvt_memory gpu_memory = {
-    .name = "gpu",
-    .device = KVA_DEVICE_CUDA,
-    .alloc = gpu_alloc,
-    .release = gpu_release,
-    .put = gpu_copy,
-    .get = gpu_copy,
-    .set = gpu_set,
-    .sync = kvt_gpu_try_sync,
-};
 
 static uint32_t step(void)
 {
@@ -53,10 +17,12 @@ static uint32_t step(void)
 
 static void standard(void)
 {
+    const struct kvt_memory memory = kvt_gpu_attention_memory(NULL);
+
     kvt_attention_threads = 8;
     for (uint32_t i = 0; i < KVT_STANDARD_CASES; i += step()) {
         struct kvt_attention_case c = kvt_standard_case(i, KVA_DEVICE_CUDA);
-        const char *text = kvt_standard_check(&c, &gpu_memory);
+        const char *text = kvt_standard_check(&c, &memory);
 
         KVT_REQUIRE(!text, "case %u: %s", i, text);
     }
@@ -74,22 +40,23 @@ static void standard_large(void)
                                          .dim_k = 128,
                                          .flags = KVA_CAUSAL,
                                          .row_step = 10};
+    const struct kvt_memory memory = kvt_gpu_attention_memory(NULL);
     const char *text;
 
     kvt_attention_threads = 16;
-    text = kvt_standard_check(&c, &gpu_memory);
+    text = kvt_standard_check(&c, &memory);
     KVT_REQUIRE(!text, "%s", text);
 }
 
 static void cascade(void)
 {
-    if (!kva_cuda_kernels()[0])
-        kvt_case_skip("no CUDA kernels of attention in this build");
+    const struct kvt_memory memory = kvt_gpu_attention_memory(NULL);
+
     kvt_attention_threads = 8;
     for (uint32_t i = 0; i < KVT_CASCADE_CASES; i += step()) {
         struct kvt_attention_case c = kvt_cascade_case(i, KVA_DEVICE_CUDA);
         uint32_t prefix_tokens;
-        const char *text = kvt_cascade_check(&c, &gpu_memory, &prefix_tokens);
+        const char *text = kvt_cascade_check(&c, &memory, &prefix_tokens);
 
         KVT_REQUIRE(!text, "case %u, prefix of %u: %s", i, prefix_tokens, text);
     }
