@@ -117,7 +117,7 @@ struct kvt_attention_case {
 /* Words about the case, for messages; valid until the next call. */
 const char *kvt_attention_describe(const struct kvt_attention_case *c);
 
-/* Work in it: multiplications of one run. */
+/* Work in it: multiplications of one run, and K and V. */
 double kvt_attention_cost(const struct kvt_attention_case *c);
 
 /* ---- scenes ---- */
