@@ -30,3 +30,15 @@ int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
     (void)job, (void)stream;
     return absent();
 }
+
+int kva_standard_cuda_accepts(const struct kva_attention *what)
+{
+    (void)what;
+    return absent();
+}
+
+int kva_standard_cuda(const struct kva_standard_job *job, void *stream)
+{
+    (void)job, (void)stream;
+    return absent();
+}

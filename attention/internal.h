@@ -69,11 +69,26 @@ struct kva_merge_job {
     float *lse;              /* (R, H) or NULL */
     uint64_t out_row_stride; /* elements */
     uint64_t out_head_stride;
-    const int32_t *row_bounds; /* the first row and, at [bound_count], the end; NULL: all rows */
+    uint32_t row_limit;        /* rows from here on are nobody's */
+    const int32_t *row_bounds; /* the first row and, at [bound_count], the end, too; or NULL */
     uint32_t bound_count;
 };
 int kva_merge_cpu(const struct kva_merge_job *job);
 int kva_merge_cuda(const struct kva_merge_job *job, void *stream);
+
+/* Standard attention of one layer; scores (q_head_count, q_total, score_stride). */
+struct kva_standard_job {
+    const struct kva_attention *what;
+    uint32_t layer;
+    const void *q;
+    void *out;
+    float *scores;
+    uint64_t score_stride; /* a multiple of 64, at least kv_max */
+};
+int kva_standard_cpu(const struct kva_standard_job *job);
+int kva_standard_cuda(const struct kva_standard_job *job, void *stream);
+/* 0, or NOT_SUPPORTED or INVALID with the field. */
+int kva_standard_cuda_accepts(const struct kva_attention *what);
 
 /* ---- errors ---- */
 

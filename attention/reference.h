@@ -18,6 +18,10 @@
 
 #include <kvmem/attention.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum kva_precision {
     KVA_EXACT = 0, /* double */
     KVA_PLAIN = 1
@@ -92,4 +96,7 @@ KVMEM_API void kva_reference_store(uint32_t dtype, void *array, uint64_t index, 
 /* Half the distance from 1 to the next value: what rounding changes, in proportion, at most. */
 KVMEM_API double kva_reference_unit(uint32_t dtype);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

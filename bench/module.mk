@@ -20,7 +20,7 @@ $(foreach b,$(BENCHES),$(eval LIBS_$b := kvb kvmem kvmem-attention nettle))
 
 # Benchmarks on a GPU, in the order of their rows; not run by `make bench`.
 BENCHES_GPU := $(addprefix bench/gpu/,attach grow step_256 fork_tail_256 block_copy region_append \
-                 shared_prefix move_memory kill_reuse kv_write)
+                 shared_prefix move_memory kill_reuse kv_write flash_vs_standard)
 ifneq ($(NVCC),)
 PROGRAMS += $(BENCHES_GPU)
 $(foreach b,$(BENCHES_GPU),$(eval SRC_$b := $b.c))

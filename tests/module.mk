@@ -6,7 +6,7 @@
 #   daemon                      Criterion, linked with the daemon's own code as well
 #   tsan                        plain main(), since Criterion does not run under ThreadSanitizer
 #   helpers                     plain main(), started by tests: $KVMEM_BUILD_DIR/tests/helpers/x
-#   examples                    plain main(), linked with libkvmem.so as a user would
+#   examples                    plain main(), linked with the shared libraries as a user would
 #   gpu                         plain main() for a machine with a GPU, which skips without one; those
 #                               with kernels (support/gpu) need nvcc, and are built once more, as
 #                               fake_gpu/x, for the fake driver
@@ -66,6 +66,7 @@ $(foreach t,$(TESTS_GPU),$(eval LIBS_$t := $(if $(NVCC),kvtgpu) kvt kvmem-attent
 $(foreach t,$(TESTS_CU),$(eval LIBS_$t := kvmem-attention))
 $(foreach t,$(TESTS_FAKE_GPU),$(eval LIBS_$t := kvtgpufake kvt kvmem nettle))
 $(foreach t,$(call tests_in,examples),$(eval LIBS_$t := kvmem.so))
+LIBS_tests/examples/mla += kvmem-attention.so libm
 
 PROGRAMS += $(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers)
 $(foreach t,$(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers),$(eval SRC_$t := $t.c))

@@ -57,7 +57,7 @@ static void merge_head(const struct kva_merge_job *job, uint64_t at)
 
 int kva_merge_cpu(const struct kva_merge_job *job)
 {
-    uint64_t first = 0, end = job->what->row_count;
+    uint64_t first = 0, end = job->row_limit;
 
     if (job->row_bounds) {
         first = (uint64_t)job->row_bounds[0];

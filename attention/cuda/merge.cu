@@ -17,6 +17,7 @@ struct merge {
     uint64_t out_row_stride;
     uint64_t out_head_stride;
     uint32_t bound_count;
+    uint32_t row_limit;
     uint32_t part_count;
     uint32_t row_count;
     uint32_t head_count;
@@ -28,7 +29,7 @@ struct merge {
 /* The row is somebody's. */
 static __device__ __forceinline__ bool is_wanted(const struct merge &m, uint64_t row)
 {
-    return row < m.row_count && (!m.row_bounds || ((int64_t)row >= m.row_bounds[0] &&
+    return row < m.row_limit && (!m.row_bounds || ((int64_t)row >= m.row_bounds[0] &&
                                                    (int64_t)row < m.row_bounds[m.bound_count]));
 }
 
@@ -86,6 +87,7 @@ extern "C" int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
                             job->out_row_stride,
                             job->out_head_stride,
                             job->bound_count,
+                            job->row_limit,
                             what->part_count,
                             what->row_count,
                             what->head_count,
@@ -103,6 +105,12 @@ extern "C" int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
     if ((uintptr_t)job->parts % 16 || (uintptr_t)job->out % 16)
         return (uintptr_t)job->parts % 16 ? misaligned("parts", job->parts)
                                           : misaligned("out", job->out);
+    if (job->out_row_stride % 8 || job->out_head_stride % 8)
+        return kva_error_set(KVMEM_E_NOT_SUPPORTED,
+                             "out_token_stride: %llu and out_head_stride %llu are no multiples of "
+                             "8, as a merge on a GPU needs them",
+                             (unsigned long long)job->out_row_stride,
+                             (unsigned long long)job->out_head_stride);
     if ((threads + THREADS - 1) / THREADS > INT32_MAX)
         return kva_error_set(KVMEM_E_NOT_SUPPORTED,
                              "row_count: %u rows of %u heads of %u elements are more than a launch "

@@ -251,6 +251,39 @@ static __device__ __forceinline__ void quantise(const struct job &job, const str
             vector->values[j][e] = __fmul_rn(vector->values[j][e], inverse);
 }
 
+/* A head's elements of this lane; zeros where there are none. */
+template <int PIECES>
+static __device__ __forceinline__ struct vector<PIECES>
+load_head(const struct job &job, const struct row &row, uint32_t head, uint32_t x)
+{
+    struct vector<PIECES> vector = {};
+
+#pragma unroll
+    for (int j = 0; j < PIECES; j++) {
+        const uint32_t d = (x + j * row.side->lanes) * KVA_EIGHT;
+
+        if (head < job.head_count && d < row.side->dim)
+            kva_load8(job.from_dtype, row.side->from, row.from + head * row.side->from_head + d,
+                      vector.values[j]);
+    }
+    return vector;
+}
+
+template <int PIECES>
+static __device__ __forceinline__ void store_head(const struct job &job, const struct row &row,
+                                                  uint32_t head, uint32_t x,
+                                                  const struct vector<PIECES> &vector)
+{
+#pragma unroll
+    for (int j = 0; j < PIECES; j++) {
+        const uint32_t d = (x + j * row.side->lanes) * KVA_EIGHT;
+
+        if (head < job.head_count && d < row.side->dim)
+            kva_store8(job.dtype, row.side->to, row.to + head * row.side->head_stride + d,
+                       vector.values[j]);
+    }
+}
+
 template <int PIECES>
 static __global__ void __launch_bounds__(WARPS * 32)
     convert_rows(const __grid_constant__ struct job job)
@@ -262,33 +295,18 @@ static __global__ void __launch_bounds__(WARPS * 32)
         return;
     const struct side *side = row.side;
     const uint32_t lane = threadIdx.x % 32, x = lane % side->lanes, together = 32 / side->lanes;
+    uint32_t head = lane / side->lanes;
 
     if (side->rotary_dim)
         load_turn<PIECES>(job, row, x, &turn);
-    for (uint32_t first = 0; first < job.head_count; first += together) {
-        const uint32_t head = first + lane / side->lanes;
-        const uint64_t from = row.from + head * side->from_head;
-        struct vector<PIECES> vector = {};
+    for (uint32_t first = 0; first < job.head_count; first += together, head += together) {
+        struct vector<PIECES> vector = load_head<PIECES>(job, row, head, x);
 
-#pragma unroll
-        for (int j = 0; j < PIECES; j++) {
-            const uint32_t d = (x + j * side->lanes) * KVA_EIGHT;
-
-            if (head < job.head_count && d < side->dim)
-                kva_load8(job.from_dtype, side->from, from + d, vector.values[j]);
-        }
         if (side->rotary_dim && head < job.head_count)
-            apply_turn<PIECES>(job, row, from, x, turn, &vector);
+            apply_turn<PIECES>(job, row, row.from + head * side->from_head, x, turn, &vector);
         if (job.dtype >= KVMEM_DTYPE_FP8_E4M3)
             quantise<PIECES>(job, row, head, x, &vector);
-#pragma unroll
-        for (int j = 0; j < PIECES; j++) {
-            const uint32_t d = (x + j * side->lanes) * KVA_EIGHT;
-
-            if (head < job.head_count && d < side->dim)
-                kva_store8(job.dtype, side->to, row.to + head * side->head_stride + d,
-                           vector.values[j]);
-        }
+        store_head<PIECES>(job, row, head, x, vector);
     }
 }
 

@@ -45,12 +45,12 @@ void kvb_check_whole(struct kvb_engine *engine, const struct kvb_live *live)
     check_range(engine, live, live->committed);
 }
 
-/* A query that is a function of the last token's history, in −1 .. 1. */
+/* A query that is a function of the last token's history, in −1 .. 1, exact in every type. */
 static void make_query(uint64_t history, uint32_t count, float *query)
 {
     for (uint32_t i = 0; i < count; i++) {
         history = kvb_history_next(history, i);
-        query[i] = (float)((double)(history >> 40) / (1 << 23) - 1.0);
+        query[i] = (float)(history >> 56) / 128 - 1;
     }
 }
 
@@ -132,16 +132,46 @@ static int attend_regenerated(const struct kvb_shape *shape, const uint64_t *his
     return 0;
 }
 
-double kvb_attention_error(struct kvb_device *device, const struct kvb_view *view,
-                           const uint64_t *history, uint32_t length, uint32_t layer)
+/* The library's kernel against the truth: the largest difference in units of what is allowed, or −1
+ * when there is no kernel or no memory. V is at most 2 in magnitude; weights and the result are
+ * rounded to the kernel's type once each, sums are in fp32. */
+static double kernel_error(struct kvb_device *device, const struct kvb_view *view,
+                           const struct kvb_query *query, const double *right)
+{
+    uint32_t count = query->heads * device->shape->model.head_dim, dtype = 0;
+    float *out = malloc(sizeof(*out) * count);
+    double *seen = malloc(sizeof(*seen) * count);
+    double error = -1;
+
+    if (out != NULL && seen != NULL)
+        switch (device->ops->attend_fast(device, view, query, out, &dtype)) {
+        case 0:
+            for (uint32_t i = 0; i < count; i++)
+                seen[i] = out[i];
+            error =
+                largest_difference(right, seen, count) / (4 * kva_reference_unit(dtype) + 0x1p-17);
+            break;
+        case KVB_UNREADABLE: error = HUGE_VAL; break;
+        }
+    free(out);
+    free(seen);
+    return error;
+}
+
+double kvb_attention_errors(struct kvb_device *device, const struct kvb_view *view,
+                            const uint64_t *history, uint32_t length, uint32_t layer,
+                            double *kernel)
 {
     const struct kvb_shape *shape = device->shape;
     uint32_t heads = shape->model.kv_heads * QUERY_HEADS_PER_KV;
     uint32_t count = heads * shape->model.head_dim;
     float *query = malloc(sizeof(float) * count);
     double *out = malloc(sizeof(double) * 2 * count);
+    struct kvb_query asked = {query, heads, layer};
     double error = -1;
 
+    if (kernel != NULL)
+        *kernel = -1;
     if (query == NULL || out == NULL)
         goto out;
     make_query(history[length - 1], count, query);
@@ -150,27 +180,39 @@ double kvb_attention_error(struct kvb_device *device, const struct kvb_view *vie
     error = HUGE_VAL;
     if ((uint64_t)view->block_count * shape->model.block_tokens < view->length)
         goto out;
-    switch (
-        device->ops->attend(device, view, &(struct kvb_query){query, heads, layer}, out + count)) {
+    switch (device->ops->attend(device, view, &asked, out + count)) {
     case 0: error = largest_difference(out, out + count, count); break;
     case KVB_NO_MEMORY: error = -1; break;
     }
+    if (kernel != NULL && error >= 0 && error < HUGE_VAL)
+        *kernel = kernel_error(device, view, &asked, out);
 out:
     free(query);
     free(out);
     return error;
 }
 
+double kvb_attention_error(struct kvb_device *device, const struct kvb_view *view,
+                           const uint64_t *history, uint32_t length, uint32_t layer)
+{
+    return kvb_attention_errors(device, view, history, length, layer, NULL);
+}
+
 void kvb_check_attention(struct kvb_engine *engine, const struct kvb_live *live)
 {
     struct kvb_view view = kvb_live_view(engine, live);
     uint32_t layer = live->number / 16 % engine->shape.model.layers;
-    double error =
-        kvb_attention_error(&engine->device, &view, live->history, live->committed, layer);
+    double kernel;
+    double error = kvb_attention_errors(&engine->device, &view, live->history, live->committed,
+                                        layer, &kernel);
 
     if (error < 0)
         return; /* not checked, not counted */
     engine->counts.attention_checked++;
     engine->counts.attention_wrong += !(error <= KVB_ATTENTION_TOLERANCE);
     engine->counts.attention_max_error = fmax(engine->counts.attention_max_error, error);
+    if (kernel < 0)
+        return;
+    engine->counts.kernels_checked++;
+    engine->counts.kernels_wrong += !(kernel <= 1);
 }

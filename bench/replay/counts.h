@@ -24,6 +24,8 @@
     X(wrong_bytes)            \
     X(attention_checked)      \
     X(attention_wrong)        \
+    X(kernels_checked)        \
+    X(kernels_wrong)          \
     X(planted_faults)         \
     X(found_faults)           \
     X(held_blocks_at_end)     \

@@ -6,7 +6,8 @@
  *   write        behind everything that was enqueued before; returns at once
  *   count_wrong  compare in place; waits for its answer
  *   attend       attention in double; waits for its answer
- *   wait         until all that was enqueued is done, as a serving engine waits for its step
+ *   attend_fast  attention by the library's kernels (kva_attention_run), as an engine runs it;
+ * waits wait         until all that was enqueued is done, as a serving engine waits for its step
  *
  * On a GPU everything goes on one stream of the engine's own, which `stream` names and
  * kvb_device_fence() makes fences of. A failure of the device is kept in `error`, the first one;
@@ -41,6 +42,7 @@ struct kvb_query {
 
 #define KVB_UNREADABLE (-1)
 #define KVB_NO_MEMORY  1
+#define KVB_NO_KERNEL  2
 
 struct kvb_device;
 
@@ -55,6 +57,11 @@ struct kvb_device_ops {
      * contiguous copy of the same blocks gave other bits. */
     int (*attend)(struct kvb_device *device, const struct kvb_view *view,
                   const struct kvb_query *query, double *out);
+    /* The same by kva_attention_run; out (heads, head_dim) float. Queries are rounded to *dtype, in
+     * which the kernel answers. 0, KVB_NO_MEMORY, KVB_NO_KERNEL: none takes this model; or
+     * KVB_UNREADABLE. */
+    int (*attend_fast)(struct kvb_device *device, const struct kvb_view *view,
+                       const struct kvb_query *query, float *out, uint32_t *dtype);
     /* Memory that `count_wrong` can read as a block; NULL: none left. */
     void *(*allocate)(struct kvb_device *device, uint64_t bytes);
     void (*release)(struct kvb_device *device, void *memory);

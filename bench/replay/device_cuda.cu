@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../attention/reference.h"
+#include "attend.h"
 #include "kernels.h"
 
 #define RING 4u
@@ -271,6 +273,101 @@ static int cuda_attend(struct kvb_device *device, const struct kvb_view *view,
     return is_same ? 0 : KVB_UNREADABLE;
 }
 
+/* ---- attention by the library's kernels ---- */
+
+/* One allocation: q and out in the cache's type, length, table, workspace. */
+struct fast {
+    char *memory;
+    uint64_t q_bytes;
+    int32_t *table;
+    int32_t *length;
+    void *workspace;
+    struct kva_attention what;
+    struct kva_info info;
+};
+
+static uint64_t whole(uint64_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
+/* 0, KVB_NO_KERNEL or KVB_NO_MEMORY. */
+static int prepare_fast(struct kvb_device *device, const struct kvb_view *view,
+                        const struct kvb_query *query, struct fast *fast)
+{
+    const struct kvb_shape *shape = device->shape;
+    uint64_t blocks = (view->length - 1) / shape->model.block_tokens + 1;
+    uint64_t table_bytes = whole(sizeof(int32_t) * blocks);
+    /* Any address will do for the question. */
+    struct kvb_attend_arrays arrays = {view->base, view->table, view->table};
+
+    fast->q_bytes = 2ull * query->heads * shape->model.head_dim;
+    fast->what = kvb_describe_attention(shape, &arrays, view->length, query->heads,
+                                        shape->model.dtype, KVA_DEVICE_CUDA);
+    fast->info.size = sizeof(fast->info);
+    if (shape->model.dtype == KVMEM_DTYPE_FP32 || kva_attention_info(&fast->what, &fast->info))
+        return KVB_NO_KERNEL;
+    fast->memory = (char *)cuda_allocate(device, 2 * whole(fast->q_bytes) + 256 + table_bytes +
+                                                     fast->info.workspace_bytes);
+    if (fast->memory == NULL)
+        return KVB_NO_MEMORY;
+    fast->length = (int32_t *)(fast->memory + 2 * whole(fast->q_bytes));
+    fast->table = fast->length + 64;
+    fast->workspace = (char *)fast->table + table_bytes;
+    fast->what.batch.tables = fast->table;
+    fast->what.batch.kv_lengths = fast->length;
+    return 0;
+}
+
+/* Send, run, fetch; `halves` (heads, head_dim) holds the query, then the answer. */
+static int run_fast(struct kvb_device *device, const struct kvb_view *view,
+                    const struct kvb_query *query, const struct fast *fast, uint16_t *halves)
+{
+    const int32_t length = (int32_t)view->length;
+    uint64_t bytes = fast->info.workspace_bytes;
+    void *out = fast->memory + whole(fast->q_bytes);
+    int code;
+
+    cuda_copy(device, fast->memory, halves, fast->q_bytes);
+    cuda_copy(device, fast->length, &length, sizeof(length));
+    cuda_copy(device, fast->table, view->table,
+              sizeof(int32_t) * fast->what.batch.table_stride);
+    code = kva_attention_plan(&fast->what, fast->workspace, bytes, device->stream);
+    if (code == 0)
+        code = kva_attention_run(&fast->what, query->layer, fast->memory, out, NULL,
+                                 fast->workspace, bytes, device->stream);
+    if (code != 0 && device->error[0] == '\0')
+        snprintf(device->error, sizeof(device->error), "%s: kva_attention_run: %s",
+                 own_of(device)->name, kva_error());
+    cuda_copy(device, halves, out, fast->q_bytes);
+    return device->error[0] == '\0' ? 0 : KVB_UNREADABLE;
+}
+
+static int cuda_attend_fast(struct kvb_device *device, const struct kvb_view *view,
+                            const struct kvb_query *query, float *out, uint32_t *dtype)
+{
+    uint64_t elements = (uint64_t)query->heads * device->shape->model.head_dim;
+    struct fast fast = {};
+    uint16_t *halves;
+    int rc;
+
+    *dtype = device->shape->model.dtype;
+    if (!is_complete(device, view))
+        return KVB_UNREADABLE;
+    halves = (uint16_t *)malloc(2 * elements);
+    rc = halves == NULL ? KVB_NO_MEMORY : prepare_fast(device, view, query, &fast);
+    if (rc == 0) {
+        for (uint64_t i = 0; i < elements; i++)
+            kva_reference_store(*dtype, halves, i, query->query[i]);
+        rc = run_fast(device, view, query, &fast, halves);
+        for (uint64_t i = 0; i < elements; i++)
+            out[i] = (float)kva_reference_element(*dtype, halves, i);
+        cuda_release(device, fast.memory);
+    }
+    free(halves);
+    return rc;
+}
+
 static void cuda_close(struct kvb_device *device)
 {
     struct own *own = own_of(device);
@@ -290,7 +387,7 @@ static void cuda_close(struct kvb_device *device)
 }
 
 static const struct kvb_device_ops CUDA_OPS = {
-    cuda_write,   cuda_count_wrong, cuda_attend, cuda_allocate,
+    cuda_write,   cuda_count_wrong, cuda_attend, cuda_attend_fast, cuda_allocate,
     cuda_release, cuda_copy,        cuda_wait,   cuda_close,
 };
 

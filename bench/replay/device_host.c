@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "../../attention/reference.h"
+#include "attend.h"
 
 static void host_write(struct kvb_device *device, const struct kvb_span *spans, uint32_t count)
 {
@@ -48,6 +49,39 @@ static int host_attend(struct kvb_device *device, const struct kvb_view *view,
     return rc == 0 ? 0 : KVB_UNREADABLE;
 }
 
+static int attend_in(void *workspace, const struct kva_attention *what, const struct kva_info *info,
+                     const struct kvb_query *query, float *out)
+{
+    int code = kva_attention_plan(what, workspace, info->workspace_bytes, NULL);
+
+    if (code == 0)
+        code = kva_attention_run(what, query->layer, query->query, out, NULL, workspace,
+                                 info->workspace_bytes, NULL);
+    return code == 0 ? 0 : KVB_UNREADABLE;
+}
+
+static int host_attend_fast(struct kvb_device *device, const struct kvb_view *view,
+                            const struct kvb_query *query, float *out, uint32_t *dtype)
+{
+    const int32_t length = (int32_t)view->length;
+    const struct kvb_attend_arrays arrays = {view->base, view->table, &length};
+    struct kva_attention what = kvb_describe_attention(
+        device->shape, &arrays, view->length, query->heads, KVMEM_DTYPE_FP32, KVA_DEVICE_CPU);
+    struct kva_info info = {.size = sizeof(info)};
+    void *workspace;
+    int rc;
+
+    *dtype = KVMEM_DTYPE_FP32;
+    rc = kva_attention_info(&what, &info);
+    if (rc != 0)
+        return rc == KVMEM_E_NOT_SUPPORTED ? KVB_NO_KERNEL : KVB_UNREADABLE;
+    if (posix_memalign(&workspace, 256, info.workspace_bytes) != 0)
+        return KVB_NO_MEMORY;
+    rc = attend_in(workspace, &what, &info, query, out);
+    free(workspace);
+    return rc;
+}
+
 static void *host_allocate(struct kvb_device *device, uint64_t bytes)
 {
     (void)device;
@@ -75,6 +109,7 @@ static const struct kvb_device_ops HOST_OPS = {
     .write = host_write,
     .count_wrong = host_count_wrong,
     .attend = host_attend,
+    .attend_fast = host_attend_fast,
     .allocate = host_allocate,
     .release = host_release,
     .copy = host_copy,

@@ -139,6 +139,12 @@ void kvb_check_attention(struct kvb_engine *engine, const struct kvb_live *live)
 double kvb_attention_error(struct kvb_device *device, const struct kvb_view *view,
                            const uint64_t *history, uint32_t length, uint32_t layer);
 #define KVB_ATTENTION_TOLERANCE 1e-9
+/* The same, and how far the library's kernel (kva_attention_run) is from the truth, in units of
+ * what its precision allows: 1 and less is right; −1: there is no kernel for this model on this
+ * device, or what came before failed. */
+double kvb_attention_errors(struct kvb_device *device, const struct kvb_view *view,
+                            const uint64_t *history, uint32_t length, uint32_t layer,
+                            double *kernel);
 
 /* pool.c: evictions and waste of an embedded device, from what its only client sees. */
 struct kvb_pool *kvb_pool_create(const struct kvmem_geometry *geometry);

@@ -112,6 +112,8 @@ const char *kvb_outcome_fault(const struct kvb_outcome *outcome, const struct kv
         return "wrong bytes were read";
     if (counts->attention_wrong > 0)
         return "attention through the block table differs from the regenerated values";
+    if (counts->kernels_wrong > 0)
+        return "kva_attention_run through the block table differs from the regenerated values";
     if (outcome->leaked_blocks > 0 || counts->held_blocks_at_end > 0)
         return "blocks are still held though every sequence was freed";
     if (options->is_self_test && counts->planted_faults < KVB_FAULT_COUNT)
@@ -171,8 +173,10 @@ void kvb_outcome_print_text(const struct kvb_outcome *outcome, FILE *file)
                 100 * c->waste_ratio, 100 * c->unused_slot_ratio);
     fprintf(file, "checked     %" PRIu64 " blocks, %" PRIu64 " wrong bytes\n", c->blocks_checked,
             c->wrong_bytes);
-    fprintf(file, "attention   %" PRIu64 " requests, largest error %.2g\n", c->attention_checked,
-            c->attention_max_error);
+    fprintf(file,
+            "attention   %" PRIu64 " requests, largest error %.2g; %" PRIu64
+            " by the library's kernels\n",
+            c->attention_checked, c->attention_max_error, c->kernels_checked);
     if (c->planted_faults > 0)
         fprintf(file, "self-test   %" PRIu64 " faults planted, %" PRIu64 " found\n",
                 c->planted_faults, c->found_faults);

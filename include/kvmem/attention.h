@@ -10,6 +10,7 @@
  * One description says it all: prefill, chunked prefill, decode and speculation differ in the rows
  * a sequence brings; MHA, GQA and MQA in the head counts; latent attention (MLA, DeepSeek-V2
  * section 2.1) has one K/V head, K of 576 elements, and V in the first 512 of them (v = k).
+ * Latent attention from hidden states to outputs, absorbed and not, is tests/examples/mla.c.
  * A contiguous view is a cache whose table counts 0, 1, 2, ...
  *
  *   info    which kernel will run, and what workspace it needs: nothing falls to a slow path unseen

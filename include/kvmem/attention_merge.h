@@ -29,14 +29,18 @@ struct kva_merge {
 };
 
 /* parts (P, R, H, D), part_lse (P, R, H), out (R, H, D), lse (R, H) or NULL. A part whose lse is −∞
- * counts nothing, whatever it holds; all −∞: out is 0. May not overlap. */
+ * counts nothing, whatever it holds; all −∞: out is 0. May not overlap. On a GPU parts and out are
+ * at multiples of 16 bytes. INVALID, NOT_SUPPORTED, SYSTEM as in <kvmem/attention.h>. */
 KVMEM_API int kva_merge_run(const struct kva_merge *what, const void *parts, const float *part_lse,
                             void *out, float *lse, void *stream);
 
 /* A prefix that all sequences share, attended once for all rows, then each one's own tokens.
- * `prefix`: one sequence with all q_total rows, without KVA_CAUSAL, window, slopes, sinks or tree
- * mask; `own`: the batch, whose tables and lengths leave the prefix out. Same device, heads, dims
- * and dtype (else INVALID, naming the field). plan and run as for kva_attention. */
+ * `prefix`: one sequence with all q_total rows (q_max = q_total, no q_offsets), without KVA_CAUSAL,
+ * window, slopes, sinks or tree mask; its own strides of q and out do not matter. `own`: the batch,
+ * whose tables and lengths leave the prefix out; positions, window, slopes and sinks are those of
+ * its own tokens. Same device, heads, dims, dtype, scale and cap (else INVALID, naming the field).
+ * plan and run as for kva_attention; the two results are rounded to dtype before they are merged.
+ */
 struct kva_cascade {
     uint32_t size; /* sizeof(struct kva_cascade) */
     uint32_t reserved;
@@ -51,9 +55,12 @@ KVMEM_API int kva_cascade_run(const struct kva_cascade *what, uint32_t layer, co
                               void *out, float *lse, void *workspace, uint64_t workspace_bytes,
                               void *stream);
 
-/* The same attention with all scores in memory (Vaswani et al. 2017): the baseline that the others
- * are measured against. Memory grows with rows × tokens: see info. Same arguments as
- * kva_attention_*, no plan. Full or causal masks only. */
+/* The same attention with all scores in memory (Vaswani et al. 2017, section 3.2.1): the baseline
+ * that the others are measured against. Nothing that a mask hides is skipped, but for what lies
+ * behind the lengths. Memory: 4 bytes × q_head_count × q_total × (kv_max, up to a multiple of 64),
+ * see info. Same arguments as kva_attention_*, no plan. Full or causal masks only, no sinks, slopes
+ * or tree; on a GPU unquantised, cache and q of one type, dims and strides multiples of 8 (else
+ * NOT_SUPPORTED). On a GPU a NaN in V reaches all rows of its sequence and head. */
 KVMEM_API int kva_standard_info(const struct kva_attention *what, struct kva_info *out);
 KVMEM_API int kva_standard_run(const struct kva_attention *what, uint32_t layer, const void *q,
                                void *out, void *workspace, uint64_t workspace_bytes, void *stream);

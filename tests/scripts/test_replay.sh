@@ -36,6 +36,7 @@ is stale_prefixes 0
 over hit_blocks 0
 over blocks_checked 1000
 over attention_checked 5
+over kernels_checked 5
 over evictions 1000
 over preemptions 0
 over output_tokens 10000
