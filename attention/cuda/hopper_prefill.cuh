@@ -153,9 +153,10 @@ template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
     const struct kva_portable &a;
     struct hopper_prefill_memory &shared;
     uint32_t q_use;
-    uint32_t kv_use; /* of this task's first tile */
-    int32_t common_first;
-    int32_t common_end;
+    uint32_t kv_use;      /* of this task's first tile */
+    uint32_t common_from; /* tiles [common_from, common_to) need no masks */
+    uint32_t common_to;
+    uint64_t q;       /* this warpgroup's, as an operand */
     uint32_t p[8][4]; /* weights of the tile that V is added for next */
     float alpha[1][2];
     Tile tile;
@@ -183,9 +184,19 @@ template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
 
     __device__ __forceinline__ bool is_common(uint32_t j) const
     {
-        int32_t first = (int32_t)(task().kv_first + j * hopper_prefill_tokens);
+        return j >= common_from && j < common_to;
+    }
 
-        return first >= common_first && first + (int32_t)hopper_prefill_tokens <= common_end;
+    __device__ __forceinline__ void set_common()
+    {
+        int32_t first, end, from = (int32_t)task().kv_first;
+
+        kva_common_tokens(a, task(), &first, &end);
+        first -= from, end -= from;
+        common_from = first <= 0 ? 0
+                                 : (uint32_t)(first + (int32_t)hopper_prefill_tokens - 1) /
+                                       hopper_prefill_tokens;
+        common_to = end <= 0 ? 0 : (uint32_t)end / hopper_prefill_tokens;
     }
 
     __device__ __forceinline__ void release(struct hopper_pair &pair, uint32_t use)
@@ -209,24 +220,22 @@ template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
 
     __device__ __forceinline__ void begin_scores(uint32_t j)
     {
-        uint32_t q =
-            hopper_shared(shared.q[q_use % 2]) + threadIdx.x / 128 * 8 * hopper_group_bytes;
-        uint32_t k = hopper_shared(shared.k[(kv_use + j) % 2]);
+        uint64_t k = hopper_wide_rows(hopper_shared(shared.k[(kv_use + j) % 2]));
 
 #pragma unroll
         for (uint32_t step = 0; step < 8; step++)
-            hopper_wide_scores<Element>(tile.s, hopper_wide_rows(q, step),
-                                        hopper_wide_rows(k, step), step != 0);
+            hopper_wide_scores<Element>(tile.s, q + hopper_wide_row_step(step),
+                                        k + hopper_wide_row_step(step), step != 0);
         hopper_mma_commit();
     }
 
     __device__ __forceinline__ void begin_values(uint32_t j)
     {
-        uint32_t v = hopper_shared(shared.v[(kv_use + j) % 2]);
+        uint64_t v = hopper_wide_columns(hopper_shared(shared.v[(kv_use + j) % 2]));
 
 #pragma unroll
         for (uint32_t step = 0; step < 8; step++)
-            hopper_wide_values<Element>(tile.o, p[step], hopper_wide_columns(v, step));
+            hopper_wide_values<Element>(tile.o, p[step], v + hopper_wide_column_step(step));
         hopper_mma_commit();
     }
 
@@ -253,25 +262,37 @@ template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
         }
     }
 
+    /* Halves of a word that are infinite or no numbers: all ones there. */
+    static __device__ __forceinline__ uint32_t wild_halves(uint32_t two)
+    {
+        constexpr uint32_t ONES =
+            std::is_same<Element, __nv_bfloat16>::value ? 0x7f807f80 : 0x7c007c00;
+
+        return __vcmpeq2(two & ONES, ONES);
+    }
+
     /* Clears V behind the task's end; looks for infinities and NaN elsewhere, or clears them. */
     __device__ __forceinline__ bool sweep(char *v, uint32_t valid, bool clear)
     {
-        bool found = false;
+        uint32_t found = 0;
 
-        for (uint32_t i = threadIdx.x; i < hopper_prefill_tokens * 64; i += hopper_prefill_math) {
-            uint32_t r = i / 64, *word = (uint32_t *)(v + hopper_wide_at(r, i % 64 * 2)),
-                     two = *word;
-            bool low = kva_is_wild<Element>(two & 0xffff), high = kva_is_wild<Element>(two >> 16);
+#pragma unroll 2
+        for (uint32_t i = threadIdx.x; i < hopper_prefill_tokens * 16; i += hopper_prefill_math) {
+            uint4 *at = (uint4 *)(v + i * 16), eight = *at;
+            uint4 wild = {wild_halves(eight.x), wild_halves(eight.y), wild_halves(eight.z),
+                          wild_halves(eight.w)};
 
-            if (r >= valid)
-                *word = 0;
-            else if (low || high) {
-                found = true;
-                if (clear)
-                    *word = (low ? 0 : two & 0xffff) | (high ? 0 : two & 0xffff0000u);
+            /* 16-byte pieces are permuted within their row only: 128 of them are 8 rows */
+            if (i / 128 * 8 + i % 64 / 8 >= valid) {
+                *at = make_uint4(0, 0, 0, 0);
+                continue;
             }
+            found |= wild.x | wild.y | wild.z | wild.w;
+            if (clear)
+                *at = make_uint4(eight.x & ~wild.x, eight.y & ~wild.y, eight.z & ~wild.z,
+                                 eight.w & ~wild.w);
         }
-        return found;
+        return found != 0;
     }
 
     /* Before V of a tile with masks meets the weights: see warp_tile.cuh. */
@@ -379,7 +400,9 @@ template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
         uint32_t tiles;
 
         hopper_wait_full(shared.q_pair, q_use);
-        kva_common_tokens(a, task(), &common_first, &common_end);
+        set_common();
+        q = hopper_wide_rows(hopper_shared(shared.q[q_use % 2]) +
+                             threadIdx.x / 128 * 8 * hopper_group_bytes);
         tiles =
             (task().kv_end - task().kv_first + hopper_prefill_tokens - 1) / hopper_prefill_tokens;
         tile.begin(1);

@@ -26,17 +26,29 @@ static __device__ __forceinline__ uint32_t hopper_wide_at(uint32_t row, uint32_t
            hopper_swizzle(row % 8, column % 64 * 2);
 }
 
-/* Elements 16 × step .. of the rows from `tile` on. */
-static __device__ __forceinline__ uint64_t hopper_wide_rows(uint32_t tile, uint32_t step)
+/* The tile at `address` as an operand with elements 16 × step .. of its rows:
+ * hopper_wide_rows(tile)
+ * + hopper_wide_row_step(step), where the sum is all that there is to do between products. */
+static __device__ __forceinline__ uint64_t hopper_wide_rows(uint32_t address)
 {
-    return hopper_tile(tile + step / 4 * 1024 + step % 4 * 32, hopper_group_bytes);
+    return hopper_tile(address, hopper_group_bytes);
 }
 
-/* Rows 16 × step .., all 128 elements of them, for the transposed operand. */
-static __device__ __forceinline__ uint64_t hopper_wide_columns(uint32_t tile, uint32_t step)
+static __device__ __forceinline__ constexpr uint64_t hopper_wide_row_step(uint32_t step)
 {
-    return hopper_tile(tile + step * 2 * hopper_group_bytes, hopper_group_bytes) +
+    return (step / 4 * 1024 + step % 4 * 32) / 16;
+}
+
+/* The same for the transposed operand: all elements of rows 16 × step .. */
+static __device__ __forceinline__ uint64_t hopper_wide_columns(uint32_t address)
+{
+    return hopper_tile(address, hopper_group_bytes) +
            ((uint64_t)(1024 / 16 - 1) << 16); /* from one half to the other */
+}
+
+static __device__ __forceinline__ constexpr uint64_t hopper_wide_column_step(uint32_t step)
+{
+    return step * 2 * hopper_group_bytes / 16;
 }
 
 /* hopper_copy_box for what other thread blocks read too: no hint to drop it from the L2. */
