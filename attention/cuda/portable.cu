@@ -252,7 +252,7 @@ static int launch(const struct kva_portable_kernel &kernel, const struct kva_pla
     a->plan = plan;
     a->view = kva_plan_view_of(kva_plan_layout_of(&plan), workspace);
     a->slices = slices;
-    code = kva_cuda_allow_shared(kernel.function, (int)kernel.shared_bytes);
+    code = kva_cuda_prepare(kernel.function, (int)kernel.shared_bytes);
     if (code)
         return code;
     return kva_cuda_result(cudaLaunchKernel(kernel.function, dim3((uint32_t)blocks),
