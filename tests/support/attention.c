@@ -199,7 +199,9 @@ static enum kvt_verdict plan_and_run(struct kvt_attention_scene *s, const struct
     if (code)
         return failed(s, "run", code);
     code = s->memory->sync(s->memory->stream);
-    return code ? failed(s, "sync", code) : KVT_RIGHT;
+    if (code) /* nothing works on that device from now on */
+        kvt_die("%s: device error %d; %s", info->kernel, code, kvt_attention_describe(&s->c));
+    return KVT_RIGHT;
 }
 
 static enum kvt_verdict check_guard(struct kvt_attention_scene *s, const char *workspace,
