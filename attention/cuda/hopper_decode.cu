@@ -75,13 +75,16 @@ static int accepts(const kva_attention *what)
     return 0;
 }
 
-/* The balanced map: as many thread blocks as the device runs at once. */
-static int plan_of(const kva_attention *what, const hopper_decode_kernel &kernel,
+/* The balanced map: as many thread blocks as the device runs at once. The stream is looked at
+ * unless `stream` is NULL, which is of any device. */
+static int plan_of(const kva_attention *what, const hopper_decode_kernel &kernel, void *stream,
                    struct kva_plan *plan)
 {
     struct kva_cuda_device device;
     int code = kva_cuda_device(&device);
 
+    if (!code)
+        code = kva_cuda_check_stream(&device, (cudaStream_t)stream);
     if (code)
         return code;
     kva_plan_describe(what, plan);
@@ -104,7 +107,7 @@ static int info(const kva_attention *what, kva_info *out)
 
     if (!what->batch.seq_count || !what->batch.q_total)
         return 0;
-    code = plan_of(what, kernel_of(what), &plan);
+    code = plan_of(what, kernel_of(what), nullptr, &plan);
     if (code)
         return code;
     out->task_limit = plan.task_limit;
@@ -115,7 +118,7 @@ static int info(const kva_attention *what, kva_info *out)
 static int plan(const kva_attention *what, void *workspace, void *stream)
 {
     struct kva_plan plan;
-    int code = plan_of(what, kernel_of(what), &plan);
+    int code = plan_of(what, kernel_of(what), stream, &plan);
 
     return code ? code : kva_plan_build(&plan, &what->batch, workspace, (cudaStream_t)stream);
 }
@@ -225,7 +228,7 @@ static int run(const kva_attention *what, uint32_t layer, const void *q, void *o
 {
     hopper_decode_kernel kernel = kernel_of(what);
     hopper_decode p = {};
-    int code = plan_of(what, kernel, &p.plan);
+    int code = plan_of(what, kernel, stream, &p.plan);
 
     if (!code)
         code = encode_maps(&p, what->cache, layer);
