@@ -126,6 +126,11 @@ int kva_attention_run(const struct kva_attention *what, uint32_t layer, const vo
         return 0;
     if (!q || !out)
         return kva_error_set(KVMEM_E_INVALID, "%s: is NULL", q ? "out" : "q");
+    if (((uintptr_t)q | (uintptr_t)out) % (what->dtype == KVMEM_DTYPE_FP32 ? 4 : 2) ||
+        (uintptr_t)lse % 4)
+        return kva_error_set(KVMEM_E_INVALID,
+                             "q, out, lse: one of %p, %p, %p is no multiple of its element's size",
+                             q, out, (void *)lse);
     return kernel->run(what, layer, q, out, lse, workspace, stream);
 }
 

@@ -102,12 +102,15 @@ static int plan_of(const kva_attention *what, const hopper_decode_kernel &kernel
 
 static int info(const kva_attention *what, kva_info *out)
 {
+    hopper_decode_kernel kernel = kernel_of(what);
     struct kva_plan plan;
     int code;
 
     if (!what->batch.seq_count || !what->batch.q_total)
         return 0;
-    code = plan_of(what, kernel_of(what), nullptr, &plan);
+    code = plan_of(what, kernel, nullptr, &plan);
+    if (!code)
+        code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
     if (code)
         return code;
     out->task_limit = plan.task_limit;
@@ -213,7 +216,7 @@ static const void *scales_of(const void *scales, const kva_cache &c, uint32_t la
 static int launch(const hopper_decode_kernel &kernel, hopper_decode *p, cudaStream_t stream)
 {
     void *arguments[] = {p};
-    int code = kva_cuda_allow_shared(kernel.entry, (int)kernel.shared_bytes);
+    int code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
 
     if (code)
         return code;

@@ -4,6 +4,9 @@
  * and pools whose addresses need 64 bits.
  */
 #include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "support/attention_equal.h"
@@ -99,6 +102,66 @@ Test(attention_equal, alone_and_among_others)
 Test(attention_equal, again_with_other_threads)
 {
     FOR_ALL(kvt_attention_equal_again(&CASES[i], &kvt_host_memory, kernel, 4, &refused));
+}
+
+/* The caller's threads: here four, which take items from the last one on. */
+struct crew {
+    void (*work)(void *argument, uint32_t i);
+    void *argument;
+    atomic_int left;
+};
+
+static void *crew_member(void *argument)
+{
+    struct crew *crew = argument;
+    int i;
+
+    while ((i = atomic_fetch_sub(&crew->left, 1) - 1) >= 0)
+        crew->work(crew->argument, (uint32_t)i);
+    return NULL;
+}
+
+static void crew_run(void *context, uint32_t n, void (*work)(void *argument, uint32_t i),
+                     void *argument)
+{
+    struct crew crew = {.work = work, .argument = argument, .left = (int)n};
+    pthread_t threads[4];
+
+    *(uint32_t *)context += n;
+    for (uint32_t i = 0; i < 4; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, crew_member, &crew), 0);
+    for (uint32_t i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static void compare_with_crew(const struct kvt_attention_case *c, const char *kernel)
+{
+    struct kvt_attention_scene s;
+    uint32_t items = 0;
+    void *before;
+
+    cr_assert(kvt_attention_begin(&s, c, &kvt_host_memory));
+    if (kvt_attention_try(&s, kernel) == KVT_RIGHT) {
+        before = malloc(s.out.bytes);
+        memcpy(before, s.out.host, s.out.bytes);
+        s.device.parallel = crew_run;
+        s.device.parallel_context = &items;
+        cr_assert_eq(kvt_attention_run(&s, kernel), KVT_RIGHT, "%s", s.text);
+        cr_assert(!memcmp(before, s.out.host, s.out.bytes), "%s: %s", kernel,
+                  kvt_attention_describe(c));
+        cr_assert_gt(items, 0);
+        free(before);
+    }
+    kvt_attention_end(&s);
+}
+
+Test(attention_equal, threads_of_the_caller)
+{
+    const char *kernel;
+
+    for (uint32_t k = 0; (kernel = kvt_attention_kernel(KVA_DEVICE_CPU, NULL, k)); k++)
+        for (uint32_t i = 0; i < CASE_COUNT; i++)
+            compare_with_crew(&CASES[i], kernel);
 }
 
 /* Blocks 3 GB apart, 120 GB and more in all, of which next to nothing is touched. */
