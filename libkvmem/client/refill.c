@@ -341,13 +341,16 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
     if (blocks > space->pool.index_range)
         return kvi_error_set(KVMEM_E_INVALID, "blocks: %" PRIu64 " is outside 0..%" PRIu32, blocks,
                              space->pool.index_range);
-    kvi_mapper_poll(client->mapper);
     while (kvi_pool_free_blocks(&space->pool) < blocks) {
-        int code = kvi_client_is_lost(client);
+        int code;
 
+        /* Before the helper's work is taken in, which may be enough: what a call drops depends on
+         * the blocks that its caller saw, not on how far a thread has got. */
         kvi_cooling_drain(space);
+        kvi_mapper_poll(client->mapper);
         if (kvi_pool_free_blocks(&space->pool) >= blocks)
             break;
+        code = kvi_client_is_lost(client);
         if (!code && !space->request_serial && missing_blocks(space, blocks)) {
             if (was_asked && space->refusal)
                 break;

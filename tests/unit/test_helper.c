@@ -177,6 +177,38 @@ Test(helper, arriving_blocks_are_not_asked_for_again, .timeout = 20)
     end(&s);
 }
 
+/* What a reservation drops of what cools depends on the blocks that the caller could see, not on
+ * how far the helper has got. */
+Test(helper, a_reservation_that_lacks_drops_what_has_cooled, .timeout = 20)
+{
+    struct kvmem_space_stats stats = {.size = sizeof(stats)};
+    struct kvmem_fence promise;
+    struct kvmem_seq seq;
+    struct scene s;
+
+    begin(&s);
+    get_blocks(&s);
+    cr_assert_eq(kvmem_seq_create(s.space, &seq), 0);
+    cr_assert_eq(kvmem_seq_append(s.space, seq, 16, kvmem_fence_none()), 0);
+    cr_assert_eq(kvmem_fence_promise(s.client, &promise), 0);
+    cr_assert_eq(kvmem_seq_free(s.space, seq, promise), 0);
+    hold(&s, 2);
+    hold(&s, 3);
+    cr_assert_eq(kvmem_space_reserve(s.space, 12, 0), KVMEM_E_REFILL_PENDING);
+    kvt_script_grant(s.script, &s.geometry, requested(&s), 2, 2, KVI_GRANT_LAST);
+    dispatch(&s, 1);
+    cr_assert_eq(s.space->pool.arriving_blocks, 8);
+    cr_assert_eq(kvmem_fence_fulfil(s.client, &promise), 0);
+    let_go(&s);
+    wait_for_helper(&s, 6); /* what it has mapped would be enough */
+    cr_assert_eq(capacity(&s).free_blocks, 4);
+    cr_assert_eq(kvmem_space_reserve(s.space, 12, 0), 0);
+    cr_assert_eq(kvmem_space_stats(s.space, &stats), 0);
+    cr_assert_eq(stats.cooling_blocks, 0);
+    cr_assert_eq(capacity(&s).free_blocks, 16);
+    end(&s);
+}
+
 Test(helper, a_segment_is_handed_in_when_its_alias_is_gone, .timeout = 20)
 {
     struct scene s;
