@@ -165,13 +165,27 @@ void kvi_refill_refused(struct kvmem_space *space, int code)
     space->obtainable = 0;
 }
 
+/* Segments on their way back: the helper is just taking their alias out. */
+static uint32_t coming_back(const struct kvmem_space *space)
+{
+    uint32_t count = 0;
+
+    for (uint32_t slot = 0; slot < space->pool.segment_limit; slot++) {
+        const struct kvi_segment *segment = &space->pool.segments[slot];
+
+        count += segment->is_owned && segment->job && segment->access == KVI_ACCESS_RW;
+    }
+    return count;
+}
+
 void kvi_refill_pressure(struct kvmem_space *space, const struct kvi_msg_pressure *message)
 {
+    uint32_t coming = coming_back(space); /* the directory cannot know of them */
     int64_t deadline_ns = message->deadline_ns > (uint64_t)INT64_C(1000000000)
                               ? INT64_C(1000000000)
                               : (int64_t)message->deadline_ns;
 
-    space->pressure = message->segment_count;
+    space->pressure = message->segment_count > coming ? message->segment_count - coming : 0;
     space->pressure_end_ns = kvi_client_now_ns() + deadline_ns;
     space->pressed_until_ns = space->pressure_end_ns + PRESSURE_HOLD_OFF * deadline_ns;
     space->client->pressure_requests++;

@@ -233,6 +233,51 @@ Test(helper, a_segment_is_handed_in_when_its_alias_is_gone, .timeout = 20)
     end(&s);
 }
 
+static void push_pressure(struct scene *s, uint32_t segments)
+{
+    struct kvi_msg_pressure pressure;
+
+    kvi_wire_begin(&pressure, KVI_OP_PRESSURE, 0);
+    pressure.space = 7;
+    pressure.segment_count = segments;
+    pressure.deadline_ns = 50000000;
+    kvt_script_push(s->script, &pressure, NULL, 0);
+}
+
+/* A directory that gets one of two segments asks for the other one again. */
+Test(helper, pressure_counts_what_is_on_its_way, .timeout = 20)
+{
+    uint32_t said = 0;
+    struct scene s;
+
+    begin(&s);
+    cr_assert_eq(kvmem_space_reserve(s.space, 16, 0), KVMEM_E_REFILL_PENDING);
+    kvt_script_grant(s.script, &s.geometry, requested(&s), 0, 4, KVI_GRANT_LAST);
+    dispatch(&s, 1);
+    kvi_mapper_drain(s.client->mapper);
+    cr_assert_eq(capacity(&s).free_blocks, 16);
+    for (uint32_t slot = 0; slot < 4; slot++)
+        hold(&s, slot);
+    for (int i = 0; i < 2; i++) {
+        push_pressure(&s, 2);
+        dispatch(&s, 1);
+        cr_assert_eq(capacity(&s).free_blocks, 8, "asked %d times", i + 1);
+    }
+    push_pressure(&s, 3); /* one more */
+    dispatch(&s, 1);
+    cr_assert_eq(capacity(&s).free_blocks, 4);
+    cr_assert_null(kvt_script_find(s.script, KVI_OP_SEGMENT_HAND_IN));
+    let_go(&s);
+    wait_for_helper(&s, 4 + 4 + 3);
+    dispatch(&s, 0); /* the first one after the helper's work says all of it */
+    while (kvt_script_find(s.script, KVI_OP_SEGMENT_HAND_IN))
+        said++;
+    cr_assert_eq(said, 3);
+    cr_assert_eq(capacity(&s).free_blocks, 4);
+    cr_assert_eq(inline_calls(&s), 0);
+    end(&s);
+}
+
 static void push_gone(struct scene *s, uint32_t slot, uint32_t generation)
 {
     struct kvi_msg_segment_gone gone;
