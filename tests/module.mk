@@ -10,6 +10,7 @@
 #   gpu                         plain main() for a machine with a GPU, which skips without one; those
 #                               with kernels (support/gpu) need nvcc, and are built once more, as
 #                               fake_gpu/x, for the fake driver
+#                               a .cu file there is a program for the CUDA runtime alone
 #   scripts abi                 shell and Python, run as they are (they need their x bit)
 #
 # A plain program or a script passes with exit status 0; 77 means skipped, its last line says
@@ -35,8 +36,9 @@ TESTS_CRITERION := $(call tests_in,unit model wire fault ipc daemon)
 # Tests of tests/gpu with kernels of their own: built with nvcc, and a second time for the fake GPU.
 WITH_KERNELS    := $(patsubst %.c,%,$(shell grep -l support/gpu/ tests/gpu/*.c))
 TESTS_GPU       := $(if $(NVCC),$(call tests_in,gpu),$(filter-out $(WITH_KERNELS),$(call tests_in,gpu)))
+TESTS_RUNTIME   := $(if $(NVCC),$(patsubst %.cu,%,$(wildcard tests/gpu/*.cu)))
 TESTS_FAKE_GPU  := $(patsubst tests/gpu/%,tests/fake_gpu/%,$(WITH_KERNELS))
-TESTS_PLAIN     := $(call tests_in,tsan examples) $(TESTS_GPU) $(TESTS_FAKE_GPU)
+TESTS_PLAIN     := $(call tests_in,tsan examples) $(TESTS_GPU) $(TESTS_RUNTIME) $(TESTS_FAKE_GPU)
 TESTS_SCRIPT    := $(wildcard $(foreach s,sh py,tests/scripts/*.$s tests/abi/*.$s))
 ifeq ($(MODE),asan)
 # test_ipc_cuda.sh picks cases, for which Criterion leaks 48 bytes.
@@ -58,11 +60,13 @@ $(foreach t,$(call tests_in,daemon),$(eval LIBS_$t := kvt kvd $(INSIDE) liburing
 $(foreach t,$(call tests_in,tsan helpers),$(eval LIBS_$t := $(INSIDE)))
 LIBS_tests/tsan/devices := kvt kvd $(INSIDE) liburing jemalloc
 $(foreach t,$(TESTS_GPU),$(eval LIBS_$t := $(if $(NVCC),kvtgpu) kvt kvmem nettle))
+$(foreach t,$(TESTS_RUNTIME),$(eval LIBS_$t := kvmem-attention))
 $(foreach t,$(TESTS_FAKE_GPU),$(eval LIBS_$t := kvtgpufake kvt kvmem nettle))
 $(foreach t,$(call tests_in,examples),$(eval LIBS_$t := kvmem.so))
 
 PROGRAMS += $(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers)
 $(foreach t,$(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers),$(eval SRC_$t := $t.c))
+$(foreach t,$(TESTS_RUNTIME),$(eval SRC_$t := $t.cu))
 $(foreach t,$(TESTS_FAKE_GPU),$(eval SRC_$t := $(patsubst tests/fake_gpu/%,tests/gpu/%,$t).c))
 
 # A CUDA driver without a GPU, for the tests of the CUDA backend (support/fake_cuda/fake_cuda.h).
