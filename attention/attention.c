@@ -126,6 +126,11 @@ int kva_attention_run(const struct kva_attention *what, uint32_t layer, const vo
         return 0;
     if (!q || !out)
         return kva_error_set(KVMEM_E_INVALID, "%s: is NULL", q ? "out" : "q");
+    if (((uintptr_t)q | (uintptr_t)out) % (what->dtype == KVMEM_DTYPE_FP32 ? 4 : 2) ||
+        (uintptr_t)lse % 4)
+        return kva_error_set(KVMEM_E_INVALID,
+                             "q, out, lse: one of %p, %p, %p is no multiple of its element's size",
+                             q, out, (void *)lse);
     return kernel->run(what, layer, q, out, lse, workspace, stream);
 }
 
@@ -151,8 +156,20 @@ int kva_merge_run(const struct kva_merge *what, const void *parts, const float *
     if (code || !what->row_count || !what->head_count)
         return code;
     if (!parts || !part_lse || !out)
-        return kva_error_set(KVMEM_E_INVALID, "parts, part_lse, out: one is NULL");
-    if (what->device == KVA_DEVICE_CUDA)
-        return kva_merge_cuda(what, parts, part_lse, out, lse, stream);
-    return kva_merge_cpu(what, parts, part_lse, out, lse);
+        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL",
+                             !parts      ? "parts"
+                             : !part_lse ? "part_lse"
+                                         : "out");
+    {
+        const struct kva_merge_job job = {.what = what,
+                                          .parts = parts,
+                                          .part_lse = part_lse,
+                                          .out = out,
+                                          .lse = lse,
+                                          .out_row_stride =
+                                              (uint64_t)what->head_count * what->head_dim,
+                                          .out_head_stride = what->head_dim};
+
+        return what->device == KVA_DEVICE_CUDA ? kva_merge_cuda(&job, stream) : kva_merge_cpu(&job);
+    }
 }

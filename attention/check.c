@@ -3,9 +3,12 @@
  * What is wrong with a description whatever the kernel. Each check names field, value and range.
  * Contents of arrays are not looked at: on a GPU the host cannot see them.
  */
+#include <float.h>
 #include <inttypes.h>
 
 #include "internal.h"
+
+#define STRIDE_LIMIT (UINT64_C(1) << 40)
 
 static int invalid_u64(const char *field, uint64_t value, uint64_t low, uint64_t high)
 {
@@ -38,12 +41,12 @@ static uint32_t bytes_of(uint32_t dtype)
 static int check_strides(const struct kva_cache *c, uint32_t device)
 {
     const struct range strides[] = {
-        {"cache.block_stride", c->block_stride, 0, UINT64_C(1) << 40},
-        {"cache.layer_stride", c->layer_stride, 0, UINT64_C(1) << 40},
-        {"cache.k_head_stride", c->k_head_stride, 0, UINT64_C(1) << 40},
-        {"cache.k_token_stride", c->k_token_stride, 0, UINT64_C(1) << 40},
-        {"cache.v_head_stride", c->v_head_stride, 0, UINT64_C(1) << 40},
-        {"cache.v_token_stride", c->v_token_stride, 0, UINT64_C(1) << 40},
+        {"cache.block_stride", c->block_stride, 0, STRIDE_LIMIT},
+        {"cache.layer_stride", c->layer_stride, 0, STRIDE_LIMIT},
+        {"cache.k_head_stride", c->k_head_stride, 0, STRIDE_LIMIT},
+        {"cache.k_token_stride", c->k_token_stride, 0, STRIDE_LIMIT},
+        {"cache.v_head_stride", c->v_head_stride, 0, STRIDE_LIMIT},
+        {"cache.v_token_stride", c->v_token_stride, 0, STRIDE_LIMIT},
     };
     uint32_t element = bytes_of(c->dtype);
     int code = check_ranges(strides, sizeof(strides) / sizeof(*strides));
@@ -64,6 +67,12 @@ static int check_strides(const struct kva_cache *c, uint32_t device)
 static int check_scales(const struct kva_cache *c)
 {
     uint32_t is_quantised = bytes_of(c->dtype) == 1;
+    const struct range strides[] = {
+        {"cache.scale_block_stride", c->scale_block_stride, 0, STRIDE_LIMIT},
+        {"cache.scale_layer_stride", c->scale_layer_stride, 0, STRIDE_LIMIT},
+        {"cache.scale_head_stride", c->scale_head_stride, 0, STRIDE_LIMIT},
+        {"cache.scale_token_stride", c->scale_token_stride, 0, STRIDE_LIMIT},
+    };
 
     if (!is_quantised)
         return 0;
@@ -72,7 +81,7 @@ static int check_scales(const struct kva_cache *c)
     if (!c->k_scale || !c->v_scale)
         return kva_error_set(KVMEM_E_INVALID, "cache.%s: is NULL, a quantised cache has scales",
                              c->k_scale ? "v_scale" : "k_scale");
-    return 0;
+    return check_ranges(strides, sizeof(strides) / sizeof(*strides));
 }
 
 static int check_cache(const struct kva_cache *c, uint32_t device)
@@ -120,6 +129,30 @@ static int check_batch(const struct kva_batch *b, uint32_t block_tokens)
     return 0;
 }
 
+/* Arrays of a type lie at multiples of its size; NULL is none. */
+static int check_aligned(const struct kva_attention *a)
+{
+    uint32_t element = bytes_of(a->cache.dtype);
+    uint32_t scale = element == 1 ? bytes_of(a->cache.scale_dtype) : 1;
+    const struct {
+        const char *field;
+        const void *array;
+        uint32_t multiple;
+    } arrays[] = {
+        {"cache.k", a->cache.k, element},           {"cache.v", a->cache.v, element},
+        {"cache.k_scale", a->cache.k_scale, scale}, {"cache.v_scale", a->cache.v_scale, scale},
+        {"batch.tables", a->batch.tables, 4},       {"batch.kv_lengths", a->batch.kv_lengths, 4},
+        {"batch.q_offsets", a->batch.q_offsets, 4}, {"sinks", a->sinks, 4},
+        {"alibi_slopes", a->alibi_slopes, 4},       {"tree_mask", a->tree_mask, 8},
+    };
+
+    for (uint32_t i = 0; i < sizeof(arrays) / sizeof(*arrays); i++)
+        if ((uintptr_t)arrays[i].array % arrays[i].multiple)
+            return kva_error_set(KVMEM_E_INVALID, "%s: %p is no multiple of %u bytes",
+                                 arrays[i].field, arrays[i].array, arrays[i].multiple);
+    return 0;
+}
+
 static int check_device(uint32_t device)
 {
     if (device == KVA_DEVICE_CPU || device == KVA_DEVICE_CUDA)
@@ -140,14 +173,20 @@ static int check_heads(const struct kva_attention *a)
     return 0;
 }
 
+static int is_usable(float value)
+{
+    return value >= 0 && value <= FLT_MAX;
+}
+
 static int check_masks(const struct kva_attention *a)
 {
     if (a->flags & ~(uint32_t)(KVA_CAUSAL | KVA_BATCH_INVARIANT))
         return kva_error_set(KVMEM_E_INVALID, "flags: %#x has bits that mean nothing", a->flags);
-    if (!(a->softmax_scale >= 0) || !(a->soft_cap >= 0))
-        return kva_error_set(KVMEM_E_INVALID, "%s: %g is negative or no number",
-                             a->softmax_scale >= 0 ? "soft_cap" : "softmax_scale",
-                             (double)(a->softmax_scale >= 0 ? a->soft_cap : a->softmax_scale));
+    if (!is_usable(a->softmax_scale) || !is_usable(a->soft_cap))
+        return kva_error_set(
+            KVMEM_E_INVALID, "%s: %g is negative, infinite or no number",
+            is_usable(a->softmax_scale) ? "soft_cap" : "softmax_scale",
+            (double)(is_usable(a->softmax_scale) ? a->soft_cap : a->softmax_scale));
     if (a->tree_mask && (a->flags & KVA_CAUSAL || a->batch.q_max > 64))
         return kva_error_set(KVMEM_E_INVALID,
                              "tree_mask: goes without KVA_CAUSAL, with q_max %u at most 64",
@@ -157,6 +196,19 @@ static int check_masks(const struct kva_attention *a)
                              "window_tokens: %u needs KVA_CAUSAL or a tree_mask (remedy: set it)",
                              a->window_tokens);
     return 0;
+}
+
+static int check_rows(const struct kva_attention *a)
+{
+    const struct range ranges[] = {
+        {"q_token_stride", a->q_token_stride, 0, STRIDE_LIMIT},
+        {"q_head_stride", a->q_head_stride, 0, STRIDE_LIMIT},
+        {"out_token_stride", a->out_token_stride, 0, STRIDE_LIMIT},
+        {"out_head_stride", a->out_head_stride, 0, STRIDE_LIMIT},
+        {"reserved", a->reserved, 0, 0},
+    };
+
+    return check_ranges(ranges, sizeof(ranges) / sizeof(*ranges));
 }
 
 int kva_check_attention(const struct kva_attention *a)
@@ -173,7 +225,25 @@ int kva_check_attention(const struct kva_attention *a)
         code = check_batch(&a->batch, a->cache.block_tokens);
     if (!code)
         code = check_heads(a);
+    if (!code)
+        code = check_rows(a);
+    if (!code)
+        code = check_aligned(a);
     return code ? code : check_masks(a);
+}
+
+static int check_write_ranges(const struct kva_write *w)
+{
+    const struct range ranges[] = {
+        {"device", w->device, KVA_DEVICE_CPU, KVA_DEVICE_CUDA},
+        {"token_count", w->token_count, 0, 1u << 24},
+        {"dtype", w->dtype, KVMEM_DTYPE_BF16, KVMEM_DTYPE_FP32},
+        {"rotary_interleaved", w->rotary_interleaved, 0, 1},
+        {"rotary_limit", w->rotary_limit, 0, INT32_MAX},
+        {"reserved", w->reserved, 0, 0},
+    };
+
+    return check_ranges(ranges, sizeof(ranges) / sizeof(*ranges));
 }
 
 int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
@@ -183,7 +253,7 @@ int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
     if (!w || w->size != sizeof(*w))
         return kva_error_set(KVMEM_E_INVALID, "size: must be %zu, the struct's own size",
                              sizeof(*w));
-    code = check_device(w->device);
+    code = check_write_ranges(w);
     if (!code)
         code = check_cache(&w->cache, w->device);
     if (code)
@@ -191,8 +261,6 @@ int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
     if ((uint64_t)layer + layers > w->cache.layer_count)
         return kva_error_set(KVMEM_E_INVALID, "layer: %u and %u more are outside 0..%u", layer,
                              layers, w->cache.layer_count - 1);
-    if (w->dtype < KVMEM_DTYPE_BF16 || w->dtype > KVMEM_DTYPE_FP32)
-        return invalid_u64("dtype", w->dtype, KVMEM_DTYPE_BF16, KVMEM_DTYPE_FP32);
     if (w->token_count && !w->slots)
         return kva_error_set(KVMEM_E_INVALID, "slots: is NULL");
     if (w->rotary_dim % 2 || (uint64_t)w->rotary_first + w->rotary_dim > w->cache.head_dim_k)

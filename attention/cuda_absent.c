@@ -25,9 +25,8 @@ int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint32_t layers
     return absent();
 }
 
-int kva_merge_cuda(const struct kva_merge *what, const void *parts, const float *part_lse,
-                   void *out, float *lse, void *stream)
+int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
 {
-    (void)what, (void)parts, (void)part_lse, (void)out, (void)lse, (void)stream;
+    (void)job, (void)stream;
     return absent();
 }

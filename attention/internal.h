@@ -59,10 +59,21 @@ int kva_write_cpu(const struct kva_write *what, uint32_t layer, uint32_t layers,
                   uint64_t k_layer_stride, const void *v, uint64_t v_layer_stride);
 int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint32_t layers, const void *k,
                    uint64_t k_layer_stride, const void *v, uint64_t v_layer_stride, void *stream);
-int kva_merge_cpu(const struct kva_merge *what, const void *parts, const float *part_lse, void *out,
-                  float *lse);
-int kva_merge_cuda(const struct kva_merge *what, const void *parts, const float *part_lse,
-                   void *out, float *lse, void *stream);
+
+/* A merge whose result may be anywhere, of the rows that are somebody's. */
+struct kva_merge_job {
+    const struct kva_merge *what;
+    const void *parts;
+    const float *part_lse;
+    void *out;
+    float *lse;              /* (R, H) or NULL */
+    uint64_t out_row_stride; /* elements */
+    uint64_t out_head_stride;
+    const int32_t *row_bounds; /* the first row and, at [bound_count], the end; NULL: all rows */
+    uint32_t bound_count;
+};
+int kva_merge_cpu(const struct kva_merge_job *job);
+int kva_merge_cuda(const struct kva_merge_job *job, void *stream);
 
 /* ---- errors ---- */
 

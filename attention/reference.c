@@ -26,7 +26,10 @@ struct head {
     double sink;     /* −∞ = none */
     double *k;       /* (length, dim_k) */
     double *v;       /* (length, dim_v) */
+    double *k_norms; /* (length) √Σk² */
+    double *v_most;  /* (length) largest |v| */
     double *q;       /* (dim_k) of a row */
+    double q_norm;
     double *weights; /* (length) of a row */
 };
 
@@ -35,16 +38,17 @@ static double rounded(const struct head *head, double value)
     return head->is_plain ? (float)value : value;
 }
 
-/* Σ q k, and Σ |q k| in *magnitude. */
-static double dot(const struct head *head, const double *k, double *magnitude)
+/* Σ a b. */
+static double dot(const struct head *head, const double *a, const double *b)
 {
     double sum = 0;
 
-    *magnitude = 0;
-    for (uint32_t d = 0; d < head->dim_k; d++) {
-        sum = rounded(head, sum + head->q[d] * k[d]);
-        *magnitude += fabs(head->q[d] * k[d]);
-    }
+    if (!head->is_plain)
+        for (uint32_t d = 0; d < head->dim_k; d++)
+            sum += a[d] * b[d];
+    else
+        for (uint32_t d = 0; d < head->dim_k; d++)
+            sum = (float)(sum + a[d] * b[d]);
     return sum;
 }
 
@@ -68,15 +72,15 @@ static double score_of(const struct head *head, uint32_t i, uint32_t t,
                        struct kva_reference_row *row)
 {
     int64_t position = (int64_t)head->length - head->row_count + i;
-    double magnitude;
-    double score = dot(head, head->k + (uint64_t)t * head->dim_k, &magnitude);
+    double score = dot(head, head->q, head->k + (uint64_t)t * head->dim_k);
     double cap = head->what->soft_cap;
     double bias = rounded(head, head->slope * (double)(t - position));
 
     score = rounded(head, score * head->scale);
     if (cap != 0)
         score = rounded(head, cap * rounded(head, tanh(rounded(head, score / cap))));
-    row->magnitude = fmax(row->magnitude, magnitude * head->scale + fabs(bias));
+    row->magnitude =
+        fmax(row->magnitude, head->scale * head->q_norm * head->k_norms[t] + fabs(bias));
     return rounded(head, score + bias);
 }
 
@@ -97,14 +101,16 @@ static double score_row(struct head *head, uint32_t i, uint64_t bits, struct kva
 }
 
 /* out += p × V of a token. */
-static void add_value(const struct head *head, double p, uint32_t t, double *out, double *largest)
+static void add_value(const struct head *head, double p, uint32_t t, double *out)
 {
     const double *v = head->v + (uint64_t)t * head->dim_v;
 
-    for (uint32_t d = 0; d < head->dim_v; d++) {
-        out[d] = rounded(head, out[d] + p * v[d]);
-        *largest = fmax(*largest, fabs(v[d]));
-    }
+    if (!head->is_plain)
+        for (uint32_t d = 0; d < head->dim_v; d++)
+            out[d] += p * v[d];
+    else
+        for (uint32_t d = 0; d < head->dim_v; d++)
+            out[d] = (float)(out[d] + p * v[d]);
 }
 
 /* The scores in head->weights become a result. */
@@ -122,7 +128,8 @@ static void weigh_row(const struct head *head, double most, double *out,
             continue; /* not 0 × V, which may be NaN */
         sum = rounded(head, sum + p);
         squares += p * p;
-        add_value(head, head->is_plain ? kva_reference_round(dtype, p) : p, t, out, &row->value);
+        row->value = fmax(row->value, head->v_most[t]);
+        add_value(head, head->is_plain ? kva_reference_round(dtype, p) : p, t, out);
     }
     for (uint32_t d = 0; d < head->dim_v; d++) {
         out[d] = rounded(head, out[d] / sum);
@@ -163,6 +170,25 @@ static double scale_at(const struct kva_cache *c, const void *scales, uint64_t i
                : 1;
 }
 
+/* √Σa² */
+static double norm(const double *a, uint32_t count)
+{
+    double sum = 0;
+
+    for (uint32_t d = 0; d < count; d++)
+        sum += a[d] * a[d];
+    return sqrt(sum);
+}
+
+static void read_vector(const struct head *head, const void *array, uint64_t first, double scale,
+                        uint32_t count, double *out)
+{
+    uint32_t dtype = head->what->cache.dtype;
+
+    for (uint32_t d = 0; d < count; d++)
+        out[d] = rounded(head, kva_reference_element(dtype, array, first + d) * scale);
+}
+
 static void read_token(struct head *head, uint32_t layer, uint32_t g, uint64_t block, uint32_t t)
 {
     const struct kva_cache *c = &head->what->cache;
@@ -175,12 +201,12 @@ static void read_token(struct head *head, uint32_t layer, uint32_t g, uint64_t b
     double k_scale = scale_at(c, c->k_scale, s);
     double v_scale = scale_at(c, c->v_scale, s);
 
-    for (uint32_t d = 0; d < head->dim_k; d++)
-        head->k[(uint64_t)t * head->dim_k + d] =
-            rounded(head, kva_reference_element(c->dtype, c->k, k + d) * k_scale);
+    read_vector(head, c->k, k, k_scale, head->dim_k, head->k + (uint64_t)t * head->dim_k);
+    read_vector(head, c->v, v, v_scale, head->dim_v, head->v + (uint64_t)t * head->dim_v);
+    head->k_norms[t] = norm(head->k + (uint64_t)t * head->dim_k, head->dim_k);
+    head->v_most[t] = 0;
     for (uint32_t d = 0; d < head->dim_v; d++)
-        head->v[(uint64_t)t * head->dim_v + d] =
-            rounded(head, kva_reference_element(c->dtype, c->v, v + d) * v_scale);
+        head->v_most[t] = fmax(head->v_most[t], fabs(head->v[(uint64_t)t * head->dim_v + d]));
 }
 
 /* K and V of a K/V head, by the block table. */
@@ -212,6 +238,7 @@ static void attend_rows(const struct kva_reference *job, struct head *head, uint
         for (uint32_t d = 0; d < head->dim_k; d++)
             head->q[d] = kva_reference_element(
                 what->dtype, job->q, r * what->q_token_stride + h * what->q_head_stride + d);
+        head->q_norm = norm(head->q, head->dim_k);
         attend_row(head, i, what->tree_mask ? what->tree_mask[r] : 0,
                    job->out + place * head->dim_v, &row);
         if (job->rows)
@@ -223,12 +250,14 @@ static int head_alloc(struct head *head)
 {
     uint64_t dims = (uint64_t)head->dim_k + head->dim_v;
 
-    head->k = malloc(sizeof(double) * (head->length * (dims + 1) + head->dim_k));
+    head->k = malloc(sizeof(double) * (head->length * (dims + 3) + head->dim_k));
     if (!head->k)
         return KVMEM_E_NO_MEMORY;
     head->v = head->k + (uint64_t)head->length * head->dim_k;
     head->weights = head->v + (uint64_t)head->length * head->dim_v;
-    head->q = head->weights + head->length;
+    head->k_norms = head->weights + head->length;
+    head->v_most = head->k_norms + head->length;
+    head->q = head->v_most + head->length;
     return 0;
 }
 

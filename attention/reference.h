@@ -28,8 +28,8 @@ struct kva_reference_row {
     double lse;
     double spread; /* √Σp² × largest |v| seen: 1 ÷ √3 of it, times the unit of rounding, is at
                       least the standard deviation that rounding each p gives a result */
-    double magnitude; /* largest Σ |q k| · scale of a token seen, and slope and sink: what the
-                         rounding errors of a score are in proportion to */
+    double magnitude; /* largest |q| |k| · scale of a token seen, and its slope, or the sink: what
+                         the rounding errors of scores are in proportion to */
     double value;     /* largest |v| seen */
 };
 

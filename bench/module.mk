@@ -20,11 +20,11 @@ $(foreach b,$(BENCHES),$(eval LIBS_$b := kvb kvmem kvmem-attention nettle))
 
 # Benchmarks on a GPU, in the order of their rows; not run by `make bench`.
 BENCHES_GPU := $(addprefix bench/gpu/,attach grow step_256 fork_tail_256 block_copy region_append \
-                 shared_prefix move_memory kill_reuse)
+                 shared_prefix move_memory kill_reuse kv_write)
 ifneq ($(NVCC),)
 PROGRAMS += $(BENCHES_GPU)
 $(foreach b,$(BENCHES_GPU),$(eval SRC_$b := $b.c))
-$(foreach b,$(BENCHES_GPU),$(eval LIBS_$b := kvbgpu kvb kvtgpu kvt kvmem nettle))
+$(foreach b,$(BENCHES_GPU),$(eval LIBS_$b := kvbgpu kvb kvtgpu kvt kvmem-attention kvmem nettle))
 SRC_kvbgpu := bench/gpu/common.c
 ARCHIVES   += kvbgpu
 endif

@@ -34,11 +34,14 @@ INSIDE  := kvt kvb kvmem kvmem-attention nettle libcjson
 
 TESTS_CRITERION := $(call tests_in,unit model wire fault ipc daemon)
 # Tests of tests/gpu with kernels of their own: built with nvcc, and a second time for the fake GPU.
-WITH_KERNELS    := $(patsubst %.c,%,$(shell grep -l support/gpu/ tests/gpu/*.c))
-TESTS_GPU       := $(if $(NVCC),$(call tests_in,gpu),$(filter-out $(WITH_KERNELS),$(call tests_in,gpu)))
-TESTS_RUNTIME   := $(if $(NVCC),$(patsubst %.cu,%,$(wildcard tests/gpu/*.cu)))
+# Those of attention need a real GPU, since its kernels are launched by the CUDA runtime.
+WITH_RUNTIME    := $(filter tests/gpu/attention_%,$(call tests_in,gpu))
+WITH_KERNELS    := $(filter-out $(WITH_RUNTIME),\
+                     $(patsubst %.c,%,$(shell grep -l support/gpu/ tests/gpu/*.c)))
+TESTS_GPU       := $(if $(NVCC),$(call tests_in,gpu),$(filter-out $(WITH_KERNELS) $(WITH_RUNTIME),$(call tests_in,gpu)))
+TESTS_CU   := $(if $(NVCC),$(patsubst %.cu,%,$(wildcard tests/gpu/*.cu)))
 TESTS_FAKE_GPU  := $(patsubst tests/gpu/%,tests/fake_gpu/%,$(WITH_KERNELS))
-TESTS_PLAIN     := $(call tests_in,tsan examples) $(TESTS_GPU) $(TESTS_RUNTIME) $(TESTS_FAKE_GPU)
+TESTS_PLAIN     := $(call tests_in,tsan examples) $(TESTS_GPU) $(TESTS_CU) $(TESTS_FAKE_GPU)
 TESTS_SCRIPT    := $(wildcard $(foreach s,sh py,tests/scripts/*.$s tests/abi/*.$s))
 ifeq ($(MODE),asan)
 # test_ipc_cuda.sh picks cases, for which Criterion leaks 48 bytes.
@@ -59,14 +62,14 @@ $(foreach t,$(filter tests/unit/test_replay_%,$(TESTS_CRITERION)),\
 $(foreach t,$(call tests_in,daemon),$(eval LIBS_$t := kvt kvd $(INSIDE) liburing jemalloc criterion))
 $(foreach t,$(call tests_in,tsan helpers),$(eval LIBS_$t := $(INSIDE)))
 LIBS_tests/tsan/devices := kvt kvd $(INSIDE) liburing jemalloc
-$(foreach t,$(TESTS_GPU),$(eval LIBS_$t := $(if $(NVCC),kvtgpu) kvt kvmem nettle))
-$(foreach t,$(TESTS_RUNTIME),$(eval LIBS_$t := kvmem-attention))
+$(foreach t,$(TESTS_GPU),$(eval LIBS_$t := $(if $(NVCC),kvtgpu) kvt kvmem-attention kvmem nettle))
+$(foreach t,$(TESTS_CU),$(eval LIBS_$t := kvmem-attention))
 $(foreach t,$(TESTS_FAKE_GPU),$(eval LIBS_$t := kvtgpufake kvt kvmem nettle))
 $(foreach t,$(call tests_in,examples),$(eval LIBS_$t := kvmem.so))
 
 PROGRAMS += $(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers)
 $(foreach t,$(TESTS_CRITERION) $(TESTS_PLAIN) $(call tests_in,helpers),$(eval SRC_$t := $t.c))
-$(foreach t,$(TESTS_RUNTIME),$(eval SRC_$t := $t.cu))
+$(foreach t,$(TESTS_CU),$(eval SRC_$t := $t.cu))
 $(foreach t,$(TESTS_FAKE_GPU),$(eval SRC_$t := $(patsubst tests/fake_gpu/%,tests/gpu/%,$t).c))
 
 # A CUDA driver without a GPU, for the tests of the CUDA backend (support/fake_cuda/fake_cuda.h).

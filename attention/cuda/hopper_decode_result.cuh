@@ -37,7 +37,7 @@ static __device__ __forceinline__ float hopper_finish(const hopper_decode &p, ui
 {
     float factor = 1;
 
-    if (p.sinks) {
+    if (p.sinks && l != 0) { /* who sees nothing has no sink either */
         float sink = p.sinks[head] * log2_of_e, top = fmaxf(m, sink);
 
         if (top != -INFINITY) {
@@ -221,11 +221,8 @@ static __device__ __forceinline__ void hopper_finish_part(const hopper_decode &p
     hopper_write_part<S>(p, task, me, state);
     __threadfence(); /* the part, before the count */
     hopper_sync_math();
-    if (threadIdx.x == 0) {
-        shared.is_last = atomicAdd(arrivals, 1) == task.parts - 1;
-        if (shared.is_last)
-            *arrivals = 0; /* for the next layer */
-    }
+    if (threadIdx.x == 0)
+        shared.is_last = kva_plan_count(arrivals, task.parts);
     hopper_sync_math();
     if (!shared.is_last)
         return;

@@ -19,7 +19,7 @@
 #define KVA_HOPPER_MLA_MANY_CUH
 
 #include "hopper_mla_result.cuh"
-#include "hopper_wide.cuh"
+#include "hopper_pair.cuh"
 
 static constexpr uint32_t many_rows = 64;
 static constexpr uint32_t many_math_threads = 256;

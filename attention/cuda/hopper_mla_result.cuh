@@ -138,13 +138,8 @@ static __device__ __forceinline__ bool mla_is_last(const kva_task &task, uint32_
 {
     __threadfence(); /* the part, before the count */
     hopper_sync(1, THREADS);
-    if (threadIdx.x == 0) {
-        uint32_t is_last = atomicAdd(arrivals, 1) == task.parts - 1;
-
-        if (is_last)
-            *arrivals = 0; /* for the next layer */
-        *scratch = is_last;
-    }
+    if (threadIdx.x == 0)
+        *scratch = kva_plan_count(arrivals, task.parts);
     hopper_sync(1, THREADS);
     if (!*scratch)
         return false;

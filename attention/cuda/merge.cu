@@ -1,11 +1,114 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Merging partial results on a GPU.
+ * Merging partial results on a GPU: a thread takes eight elements of one row and head, finds the
+ * weights of all parts for itself, and sums in the order of the parts.
  */
-#include "../internal.h"
+#include "element.cuh"
+#include "launch.cuh"
 
-extern "C" int kva_merge_cuda(const struct kva_merge *, const void *, const float *, void *, float *,
-                              void *)
+#define THREADS 256
+
+struct merge {
+    const void *parts;
+    const float *part_lse;
+    void *out;
+    float *lse;
+    const int32_t *row_bounds;
+    uint64_t out_row_stride;
+    uint64_t out_head_stride;
+    uint32_t bound_count;
+    uint32_t part_count;
+    uint32_t row_count;
+    uint32_t head_count;
+    uint32_t head_dim;
+    uint32_t part_dtype;
+    uint32_t dtype;
+};
+
+/* The row is somebody's. */
+static __device__ __forceinline__ bool is_wanted(const struct merge &m, uint64_t row)
 {
-    return kva_error_set(KVMEM_E_NOT_SUPPORTED, "device: CUDA merges nothing in this build");
+    return row < m.row_count && (!m.row_bounds || ((int64_t)row >= m.row_bounds[0] &&
+                                                   (int64_t)row < m.row_bounds[m.bound_count]));
+}
+
+static __global__ void __launch_bounds__(THREADS)
+    merge_parts(const __grid_constant__ struct merge m)
+{
+    const uint32_t pieces = m.head_dim / KVA_EIGHT;
+    const uint64_t vectors = (uint64_t)m.row_count * m.head_count;
+    const uint64_t i = (uint64_t)blockIdx.x * THREADS + threadIdx.x;
+    const uint64_t at = i / pieces, row = at / m.head_count;
+    const uint32_t d = (uint32_t)(i - at * pieces) * KVA_EIGHT;
+    float sums[KVA_EIGHT] = {};
+    float most = -INFINITY, sum = 0;
+
+    if (!is_wanted(m, row))
+        return;
+    for (uint32_t p = 0; p < m.part_count; p++)
+        most = fmaxf(most, m.part_lse[p * vectors + at]);
+#pragma unroll 4
+    for (uint32_t p = 0; p < m.part_count; p++) {
+        const float lse = m.part_lse[p * vectors + at];
+        const float weight = lse == -INFINITY ? 0 : expf(lse - most);
+        float part[KVA_EIGHT];
+
+        if (weight == 0)
+            continue; /* what it holds may be NaN */
+        kva_load8(m.part_dtype, m.parts, (p * vectors + at) * m.head_dim + d, part);
+        sum += weight;
+#pragma unroll
+        for (int e = 0; e < KVA_EIGHT; e++)
+            sums[e] = fmaf(weight, part[e], sums[e]);
+    }
+#pragma unroll
+    for (int e = 0; e < KVA_EIGHT; e++)
+        sums[e] = sum == 0 ? 0 : sums[e] / sum;
+    kva_store8(m.dtype, m.out,
+               row * m.out_row_stride + (at - row * m.head_count) * m.out_head_stride + d, sums);
+    if (m.lse && d == 0)
+        m.lse[at] = most + logf(sum);
+}
+
+static int misaligned(const char *field, const void *pointer)
+{
+    return kva_error_set(KVMEM_E_INVALID, "%s: %p is no multiple of 16 bytes", field, pointer);
+}
+
+extern "C" int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
+{
+    const struct kva_merge *what = job->what;
+    const struct merge m = {job->parts,
+                            job->part_lse,
+                            job->out,
+                            job->lse,
+                            job->row_bounds,
+                            job->out_row_stride,
+                            job->out_head_stride,
+                            job->bound_count,
+                            what->part_count,
+                            what->row_count,
+                            what->head_count,
+                            what->head_dim,
+                            what->part_dtype,
+                            what->dtype};
+    const uint64_t threads = (uint64_t)what->row_count * what->head_count * (what->head_dim / 8);
+    struct kva_cuda_device device;
+    int code = kva_cuda_device(&device);
+
+    if (!code)
+        code = kva_cuda_check_stream(&device, (cudaStream_t)stream);
+    if (code)
+        return code;
+    if ((uintptr_t)job->parts % 16 || (uintptr_t)job->out % 16)
+        return (uintptr_t)job->parts % 16 ? misaligned("parts", job->parts)
+                                          : misaligned("out", job->out);
+    if ((threads + THREADS - 1) / THREADS > INT32_MAX)
+        return kva_error_set(KVMEM_E_NOT_SUPPORTED,
+                             "row_count: %u rows of %u heads of %u elements are more than a launch "
+                             "takes",
+                             what->row_count, what->head_count, what->head_dim);
+    merge_parts<<<(uint32_t)((threads + THREADS - 1) / THREADS), THREADS, 0,
+                  (cudaStream_t)stream>>>(m);
+    return kva_cuda_result(cudaGetLastError(), "merging partial results");
 }

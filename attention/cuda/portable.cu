@@ -3,15 +3,15 @@
  * Launch code of the portable kernels.
  *
  * Sequences of at most KVA_PORTABLE_FEW_ROWS packed rows (query rows × heads of a group) go to the
- * few-row kernel, the others to the many-row one; a ragged batch may have both, so both have a map in
- * the workspace and are launched, one after the other:
+ * few-row kernel, the others to the many-row one; a ragged batch may have both, so both have a map
+ * in the workspace and are launched, one after the other:
  *
  *   [map of few rows: tasks, slots][map of many rows: tasks, slots]
  *
  * Which kernel a sequence gets depends on its own rows alone, as the invariant mode wants.
  */
 #include "launch.cuh"
-#include "portable.cuh"
+#include "portable_launch.cuh"
 #include "portable_shapes.cuh"
 
 #include <stdio.h>
@@ -42,8 +42,8 @@ static int find_shape(const struct kva_attention *what, const struct kva_portabl
     const struct kva_cache &cache = what->cache;
 
     if (what->dtype != KVMEM_DTYPE_BF16 && what->dtype != KVMEM_DTYPE_FP16)
-        return kva_error_set(KVMEM_E_NOT_SUPPORTED, "dtype: %u, kernels on a GPU take BF16 and FP16",
-                             what->dtype);
+        return kva_error_set(KVMEM_E_NOT_SUPPORTED,
+                             "dtype: %u, kernels on a GPU take BF16 and FP16", what->dtype);
     if (!is_narrow(cache) && cache.dtype != what->dtype)
         return kva_error_set(KVMEM_E_NOT_SUPPORTED,
                              "cache.dtype: %u, kernels on a GPU need that of q (%u), FP8_E4M3 or "
@@ -103,8 +103,8 @@ static struct kva_plan plan_of(const struct kva_attention *what, const struct ch
 
 static int choose(const struct kva_attention *what, struct choice *out)
 {
-    uint64_t packed = (uint64_t)what->batch.q_max *
-                      (what->q_head_count / what->cache.kv_head_count);
+    uint64_t packed =
+        (uint64_t)what->batch.q_max * (what->q_head_count / what->cache.kv_head_count);
     int code = kva_cuda_device(&out->device);
 
     if (!code)
@@ -129,6 +129,11 @@ static int choose(const struct kva_attention *what, struct choice *out)
     return 0;
 }
 
+static int prepare(const struct kva_portable_kernel &kernel)
+{
+    return kva_cuda_prepare(kernel.function, (int)kernel.shared_bytes);
+}
+
 static int accepts(const struct kva_attention *what)
 {
     struct choice choice;
@@ -149,11 +154,15 @@ static int info(const struct kva_attention *what, struct kva_info *out)
     snprintf(out->kernel, sizeof(out->kernel), "cuda portable %s%s %s%s %u/%u",
              choice.has_many ? "many" : "", choice.has_few ? choice.has_many ? "+few" : "few" : "",
              what->dtype == KVMEM_DTYPE_BF16 ? "bf16" : "fp16",
-             !choice.shape->is_narrow                 ? ""
+             !choice.shape->is_narrow                ? ""
              : what->cache.dtype == KVMEM_DTYPE_INT8 ? " int8"
-                                                      : " e4m3",
+                                                     : " e4m3",
              choice.shape->head_dim_k, choice.shape->head_dim_v);
-    return 0;
+    if (choice.has_few)
+        code = prepare(choice.shape->few);
+    if (!code && choice.has_many)
+        code = prepare(choice.shape->many);
+    return code;
 }
 
 static int plan(const struct kva_attention *what, void *workspace, void *stream)
@@ -194,9 +203,8 @@ static void set_sides(const struct kva_cache &c, uint32_t layer, struct kva_port
     a->is_int8 = c.dtype == KVMEM_DTYPE_INT8;
     a->block_tokens = c.block_tokens;
     a->block_count = c.block_count;
-    a->block_shift = c.block_tokens & (c.block_tokens - 1)
-                         ? 32
-                         : (uint32_t)__builtin_ctz(c.block_tokens);
+    a->block_shift =
+        c.block_tokens & (c.block_tokens - 1) ? 32 : (uint32_t)__builtin_ctz(c.block_tokens);
 }
 
 static void set_score(const struct kva_attention *what, struct kva_score *score)
@@ -205,14 +213,14 @@ static void set_score(const struct kva_attention *what, struct kva_score *score)
 
     score->scale_log2 = scale * KVA_LOG2E;
     score->soft_cap = what->soft_cap * KVA_LOG2E;
-    score->cap_rate = what->soft_cap != 0 ? scale / what->soft_cap : 0;
+    score->cap_rate = what->soft_cap != 0 ? 2 * KVA_LOG2E * scale / what->soft_cap : 0;
     score->has_slopes = what->alibi_slopes != nullptr;
     score->is_bent = score->has_slopes || what->soft_cap != 0;
     score->has_tree = what->tree_mask != nullptr;
 }
 
-static struct kva_portable arguments(const struct kva_attention *what, uint32_t layer,
-                                     const void *q, void *out, float *lse)
+struct kva_portable kva_portable_arguments(const struct kva_attention *what, uint32_t layer,
+                                           const void *q, void *out, float *lse)
 {
     struct kva_portable a = {};
 
@@ -245,14 +253,15 @@ static int launch(const struct kva_portable_kernel &kernel, const struct kva_pla
     int code;
 
     if (blocks > INT32_MAX)
-        return kva_error_set(KVMEM_E_NOT_SUPPORTED,
-                             "batch: %llu thread blocks are more than a launch takes (remedy: fewer "
-                             "rows a call)",
-                             (unsigned long long)blocks);
+        return kva_error_set(
+            KVMEM_E_NOT_SUPPORTED,
+            "batch: %llu thread blocks are more than a launch takes (remedy: fewer "
+            "rows a call)",
+            (unsigned long long)blocks);
     a->plan = plan;
     a->view = kva_plan_view_of(kva_plan_layout_of(&plan), workspace);
     a->slices = slices;
-    code = kva_cuda_allow_shared(kernel.function, (int)kernel.shared_bytes);
+    code = prepare(kernel);
     if (code)
         return code;
     return kva_cuda_result(cudaLaunchKernel(kernel.function, dim3((uint32_t)blocks),
@@ -264,7 +273,7 @@ static int launch(const struct kva_portable_kernel &kernel, const struct kva_pla
 static int run(const struct kva_attention *what, uint32_t layer, const void *q, void *out,
                float *lse, void *workspace, void *stream)
 {
-    struct kva_portable a = arguments(what, layer, q, out, lse);
+    struct kva_portable a = kva_portable_arguments(what, layer, q, out, lse);
     struct choice choice;
     int code = choose(what, &choice);
 

@@ -6,8 +6,8 @@
  *   many rows   portable_many.cuh: 64 or 128 packed rows a thread block, all warps see all tokens
  *   few rows    portable_few.cuh: 16 packed rows, the warps share the tokens between them
  *
- * A result of a task is either final or a part: then it goes to the task's slot, and the thread block
- * that comes last for a unit adds up the slots, in order.
+ * A result of a task is either final or a part: then it goes to the task's slot, and the thread
+ * block that comes last for a unit adds up the slots, in order.
  */
 #ifndef KVA_CUDA_PORTABLE_CUH
 #define KVA_CUDA_PORTABLE_CUH
@@ -38,7 +38,7 @@ struct kva_portable {
     uint32_t block_shift; /* block_tokens = 1 << block_shift; 32: no power of two */
     uint32_t block_count;
     uint32_t scale_dtype;
-    bool is_int8; /* of a narrow cache: else e4m3 */
+    bool is_int8;        /* of a narrow cache: else e4m3 */
     bool q_is_aligned;   /* 16 bytes at a time */
     bool out_is_aligned; /* 8 bytes at a time */
     uint32_t slices;     /* of V, each of DV elements; a unit head is a K/V head's slice */
@@ -59,13 +59,14 @@ struct kva_portable {
 static constexpr float KVA_LOG2E = 1.4426950408889634f;
 static constexpr float KVA_LN2 = 0.6931471805599453f;
 
-/* A task's rows [0, count) of its tile and what they see; one thread a row. Those behind see
- * nothing. */
+/* A task's rows [0, count) of its tile and what they see, by `threads` threads. Those behind the
+ * task's see nothing. */
 static __device__ __forceinline__ void kva_rows_set(const struct kva_portable &a,
                                                     const struct kva_task &task, uint32_t kv_head,
-                                                    struct kva_row *rows, uint32_t count)
+                                                    struct kva_row *rows, uint32_t count,
+                                                    uint32_t thread, uint32_t threads)
 {
-    for (uint32_t r = threadIdx.x; r < count; r += blockDim.x) {
+    for (uint32_t r = thread; r < count; r += threads) {
         uint32_t packed = task.packed + r, token = packed / a.plan.group;
         struct kva_row row = {};
 
@@ -91,8 +92,7 @@ static __device__ __forceinline__ void kva_common_tokens(const struct kva_portab
                                                          int32_t *first, int32_t *end)
 {
     int32_t low = task.position + (int32_t)(task.packed / a.plan.group);
-    int32_t high = task.position +
-                   (int32_t)((task.packed + task.packed_count - 1) / a.plan.group);
+    int32_t high = task.position + (int32_t)((task.packed + task.packed_count - 1) / a.plan.group);
 
     *first = a.plan.window_tokens ? high - (int32_t)a.plan.window_tokens + 1 : 0;
     *end = a.plan.is_causal ? low + 1 : a.score.has_tree ? task.position : (int32_t)task.kv_length;
@@ -166,8 +166,8 @@ static __device__ __forceinline__ float kva_scale_at(const struct kva_portable &
 
 /* Rows of a narrow tile (BYTES a row, BYTES + 16 apart) become 16 bits, COLUMNS + 8 apart. */
 template <typename Element, int COLUMNS, int TOKENS, int THREADS>
-static __device__ __forceinline__ void kva_widen_tile(const char *from, Element *to, uint32_t thread,
-                                                      bool is_int8)
+static __device__ __forceinline__ void kva_widen_tile(const char *from, Element *to,
+                                                      uint32_t thread, bool is_int8)
 {
     for (uint32_t i = thread; i < TOKENS * (COLUMNS / 8); i += THREADS) {
         uint32_t r = i / (COLUMNS / 8), c = i % (COLUMNS / 8);
@@ -251,9 +251,10 @@ static __device__ __forceinline__ Vector kva_part_at(const float *at)
 /* The sum of `count` parts of the tile's rows, `pitch` floats apart, in order: stored as a part at
  * `end` when that is given, else final. A warp a row. */
 template <typename Element, int DV, int THREADS, bool IS_SHARED>
-static __device__ __forceinline__ void
-kva_add_parts(const struct kva_portable &a, const struct kva_row *rows, uint32_t row_count,
-              const float *parts, uint64_t pitch, uint32_t count, uint32_t slice, float *end)
+static __device__ __forceinline__ void kva_add_parts(const struct kva_portable &a,
+                                                     const struct kva_row *rows, uint32_t row_count,
+                                                     const float *parts, uint64_t pitch,
+                                                     uint32_t count, uint32_t slice, float *end)
 {
     uint32_t lane = threadIdx.x % 32;
 
@@ -335,6 +336,42 @@ static __device__ __forceinline__ void kva_store_part(const Tile &tile, float ra
         if (lane % 4 == 0)
             *(float2 *)(at + DV) =
                 make_float2(tile.top[r / 2][r % 2] * rate, tile.sum[r / 2][r % 2]);
+    }
+}
+
+/* The same rows, final, straight from registers. */
+template <typename Element, int DV, int MB, typename Tile>
+static __device__ __forceinline__ void kva_store_final(const struct kva_portable &a,
+                                                       const Tile &tile, float rate,
+                                                       const struct kva_row *rows,
+                                                       uint32_t row_limit, uint32_t first_row,
+                                                       uint32_t slice)
+{
+    uint32_t lane = threadIdx.x % 32;
+
+#pragma unroll
+    for (int r = 0; r < MB * 2; r++) {
+        uint32_t index = first_row + r * 8 + lane / 4;
+        const struct kva_row row = rows[index];
+        float factor;
+
+        if (index >= row_limit)
+            continue;
+        factor = tile.unit * kva_end_row(a, row, tile.top[r / 2][r % 2] * rate,
+                                         tile.sum[r / 2][r % 2], slice == 0 && lane % 4 == 0);
+        Element *out = kva_out_of<Element>(a, row) + slice * DV + lane % 4 * 2;
+#pragma unroll
+        for (int d = 0; d < DV / 8; d++) {
+            uint32_t two = kva_pack<Element>(tile.o[r / 2][d][r % 2 * 2] * factor,
+                                             tile.o[r / 2][d][r % 2 * 2 + 1] * factor);
+
+            if (a.out_is_aligned) {
+                *(uint32_t *)(out + d * 8) = two;
+            } else {
+                ((uint16_t *)out)[d * 8] = two & 0xffff;
+                ((uint16_t *)out)[d * 8 + 1] = two >> 16;
+            }
+        }
     }
 }
 

@@ -23,15 +23,18 @@ template <typename S> constexpr struct kva_portable_kernel kva_many_of()
     return {(const void *)kva_many_kernel<S>, sizeof(S), S::THREADS, S::ROWS, S::BN, 2};
 }
 
-#define KVA_PORTABLE_SHAPE(DK, DV, SLICES, TYPE, NAME, NARROW, MB, BN, WARPS)                     \
-    {DK, DV * SLICES, SLICES, NAME, NARROW, kva_few_of<kva_few<TYPE, DK, DV, WARPS, 2, NARROW>>(), \
-     kva_many_of<kva_many<TYPE, DK, DV, MB, BN, NARROW>>()}
+#define KVA_PORTABLE_SHAPE(DK, DV, SLICES, TYPE, NAME, NARROW, MB, BN, WARPS) \
+    {                                                                         \
+        DK, DV *SLICES, SLICES, NAME, NARROW,                                 \
+            kva_few_of<kva_few<TYPE, DK, DV, WARPS, 2, NARROW>>(),            \
+            kva_many_of<kva_many<TYPE, DK, DV, MB, BN, NARROW>>()             \
+    }
 
-#define KVA_PORTABLE_DEFINE(NAME, DK, DV, SLICES, MB, BN, WARPS)                                  \
-    const struct kva_portable_shape kva_portable_##NAME[4] = {                                    \
+#define KVA_PORTABLE_DEFINE(NAME, DK, DV, SLICES, MB, BN, WARPS)                                   \
+    const struct kva_portable_shape kva_portable_##NAME[4] = {                                     \
         KVA_PORTABLE_SHAPE(DK, DV, SLICES, __nv_bfloat16, KVMEM_DTYPE_BF16, false, MB, BN, WARPS), \
-        KVA_PORTABLE_SHAPE(DK, DV, SLICES, __half, KVMEM_DTYPE_FP16, false, MB, BN, WARPS),       \
-        KVA_PORTABLE_SHAPE(DK, DV, SLICES, __nv_bfloat16, KVMEM_DTYPE_BF16, true, 1, BN, WARPS),  \
+        KVA_PORTABLE_SHAPE(DK, DV, SLICES, __half, KVMEM_DTYPE_FP16, false, MB, BN, WARPS),        \
+        KVA_PORTABLE_SHAPE(DK, DV, SLICES, __nv_bfloat16, KVMEM_DTYPE_BF16, true, 1, BN, WARPS),   \
         KVA_PORTABLE_SHAPE(DK, DV, SLICES, __half, KVMEM_DTYPE_FP16, true, 1, BN, WARPS)};
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Attention of few rows (decode): one tile of 16 packed rows, WARPS warps that take turns of 16
- * tokens, each with a ring of its own, so that no warp waits for another before the end of the task.
- * Then their results are added up, in order, like parts of a unit.
+ * tokens, each with a ring of its own, so that no warp waits for another before the end of the
+ * task. Then their results are added up, in order, like parts of a unit.
  *
  * A fixed grid: each thread block goes through its tasks of the balanced map.
  */
@@ -18,8 +18,8 @@ struct kva_few {
     static constexpr bool NARROW = NARROW_;
     static constexpr int THREADS = 32 * WARPS;
     static constexpr int ROWS = 16;
-    static constexpr int TOKENS = 16;            /* of a warp's step */
-    static constexpr int BN = TOKENS * WARPS;    /* of the map's tile */
+    static constexpr int TOKENS = 16;         /* of a warp's step */
+    static constexpr int BN = TOKENS * WARPS; /* of the map's tile */
     static constexpr int WIDE_STAGES = NARROW ? 1 : STAGES;
     static constexpr int PER_SM = DV > 64 ? 3 : 4; /* what registers allow */
 
@@ -137,10 +137,10 @@ template <typename S> struct kva_few_warp {
     {
         uint32_t lane = threadIdx.x % 32;
 
-        if (!__any_sync(~0u,
-                        kva_find_wild<Element, S::DV, S::TOKENS, 32>(wide.v[0], lane, false)))
+        if (!__any_sync(~0u, kva_find_wild<Element, S::DV, S::TOKENS, 32>(wide.v[0], lane, false)))
             return;
-        tile.add_wild(wide.v[0], shared.rows, (int32_t)first, task.position, a.score.has_tree);
+        tile.add_wild(kva_padded_words<S::DV, Element>{wide.v[0]}, shared.rows, (int32_t)first,
+                      task.position, a.score.has_tree);
         __syncwarp();
         kva_find_wild<Element, S::DV, S::TOKENS, 32>(wide.v[0], lane, true);
         __syncwarp();
@@ -148,7 +148,7 @@ template <typename S> struct kva_few_warp {
 
     __device__ __forceinline__ void weigh(uint32_t stage, int32_t first, bool is_common)
     {
-        float rescale = 1;
+        float alpha[1][2], unit = 1;
 
         if constexpr (S::NARROW)
             tile.scale_scores(ring.k_scale[stage]);
@@ -157,8 +157,9 @@ template <typename S> struct kva_few_warp {
         if (!is_common)
             tile.mask(shared.rows, first, task.position, a.score.has_tree);
         if constexpr (S::NARROW)
-            rescale = tile.next_unit(ring.v_scale[stage]);
-        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, rescale);
+            unit = tile.next_unit(ring.v_scale[stage]);
+        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, alpha);
+        tile.rescale(alpha, unit);
         if constexpr (S::NARROW)
             tile.scale_weights(ring.v_scale[stage]);
     }
@@ -166,8 +167,7 @@ template <typename S> struct kva_few_warp {
     __device__ __forceinline__ void step(uint32_t step)
     {
         uint32_t lane = threadIdx.x % 32, stage = step % S::STAGES, first = first_of(step);
-        bool is_common =
-            (int32_t)first >= common_first && (int32_t)first + S::TOKENS <= common_end;
+        bool is_common = (int32_t)first >= common_first && (int32_t)first + S::TOKENS <= common_end;
         typename S::wide_stage &wide = ring.wide[S::NARROW ? 0 : stage];
 
         kva_copy_wait<S::STAGES - 1>();
@@ -200,7 +200,7 @@ template <typename S> struct kva_few_warp {
         v = a.v.base + kv_head * a.v.head_stride + slice * S::DV * BYTES;
         kva_common_tokens(a, task, &common_first, &common_end);
         look(0);
-        kva_rows_set(a, task, kv_head, shared.rows, S::ROWS);
+        kva_rows_set(a, task, kv_head, shared.rows, S::ROWS, threadIdx.x, S::THREADS);
         __syncthreads();
         kva_load_q<Element, S::DK, S::ROWS, S::THREADS>(a, shared.rows, task.packed_count,
                                                         shared.q[0]);
@@ -228,8 +228,8 @@ template <typename S> struct kva_few_warp {
         kva_add_parts<Element, S::DV, S::THREADS, true>(a, shared.rows, task.packed_count,
                                                         shared.warps[0].part[0], PITCH, S::WARPS,
                                                         slice, slot);
-        if (slot && kva_plan_arrive(kva_arrivals_of(a, task, task.unit_head), task.parts,
-                                    &shared.is_last))
+        if (slot &&
+            kva_plan_arrive(kva_arrivals_of(a, task, task.unit_head), task.parts, &shared.is_last))
             kva_add_parts<Element, S::DV, S::THREADS, false>(
                 a, shared.rows, task.packed_count, kva_slot_of(a, task, task.unit_head, 0),
                 (uint64_t)a.plan.slot_rows * a.plan.slot_row_floats, task.parts, slice, nullptr);

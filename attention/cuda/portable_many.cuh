@@ -31,6 +31,7 @@ template <typename ELEMENT, int DK_, int DV_, int MB_, int BN_, bool NARROW_> st
     float k_scale[2][BN];
     float v_scale[2][BN];
     struct kva_row rows[ROWS];
+    struct kva_task task; /* here, not in registers, which are full of O and S */
     uint32_t is_last;
 };
 
@@ -50,51 +51,55 @@ static __device__ __forceinline__ void kva_load_rows(const char *const *places, 
     }
 }
 
-/* One thread's view of row r of the tiles to come. */
-struct kva_scout {
-    const int32_t *table;
-    const char *k;
-    const char *v;
-    uint32_t kv_head;
-    uint32_t end;
-    struct kva_place next; /* of the row in the tile whose scales are loaded next */
-};
-
-static __device__ __forceinline__ int32_t kva_scout_look(const struct kva_portable &a,
-                                                         const struct kva_scout &scout, uint32_t t)
-{
-    return t < scout.end ? kva_entry_of(a, scout.table, t) : 0;
-}
-
-template <typename S>
-static __device__ __forceinline__ void kva_scout_store(const struct kva_portable &a,
-                                                       struct kva_scout &scout, S &shared,
-                                                       uint32_t tile, int32_t entry, uint32_t t)
-{
-    struct kva_place place = kva_place_of(a, entry, t);
-
-    shared.k_places[tile & 1][threadIdx.x] = kva_address_of(a.k, scout.k, place);
-    shared.v_places[tile & 1][threadIdx.x] = kva_address_of(a.v, scout.v, place);
-    scout.next = place;
-}
-
 template <typename S> struct kva_many_block {
     using Tile = kva_warp_tile<typename S::Element, S::DK, S::DV, S::MB, S::BN / 8>;
     using Element = typename S::Element;
 
     const struct kva_portable &a;
     S &shared;
-    struct kva_task task;
-    uint32_t unit_head;
-    uint32_t slice;
-    struct kva_scout scout;
+    const struct kva_task &task;
+    const uint32_t unit_head;
+    struct kva_place place; /* of this thread's row in the tile whose scales are loaded next */
     int32_t common_first;
     int32_t common_end;
     Tile tile;
 
     __device__ __forceinline__ kva_many_block(const struct kva_portable &args, S &memory)
-        : a(args), shared(memory)
+        : a(args), shared(memory), task(memory.task), unit_head(blockIdx.x % args.plan.unit_heads)
     {
+    }
+
+    __device__ __forceinline__ uint32_t kv_head() const
+    {
+        return unit_head / a.slices;
+    }
+
+    __device__ __forceinline__ uint32_t slice() const
+    {
+        return unit_head % a.slices;
+    }
+
+    /* The table's entry for token t. */
+    __device__ __forceinline__ int32_t look(uint32_t t) const
+    {
+        const int32_t *table = a.tables + (uint64_t)task.seq * a.table_stride;
+
+        return t < task.kv_end ? kva_entry_of(a, table, t) : 0;
+    }
+
+    /* Where this thread's row of tile j lies, by its table entry. */
+    __device__ __forceinline__ void store_place(uint32_t j, int32_t entry, uint32_t t)
+    {
+        constexpr uint32_t BYTES = S::NARROW ? 1 : 2;
+        struct kva_place found = kva_place_of(a, entry, t);
+
+        shared.k_places[j & 1][threadIdx.x] =
+            kva_address_of(a.k, a.k.base + kv_head() * a.k.head_stride, found);
+        shared.v_places[j & 1][threadIdx.x] =
+            kva_address_of(a.v, a.v.base + kv_head() * a.v.head_stride, found) +
+            slice() * S::DV * BYTES;
+        if constexpr (S::NARROW)
+            place = found;
     }
 
     __device__ __forceinline__ uint32_t valid(uint32_t first) const
@@ -126,13 +131,13 @@ template <typename S> struct kva_many_block {
                                                         shared.v, (S::DV + 8) * 2);
     }
 
-    /* Scales of row threadIdx.x of the tile that `scout.next` lies in. */
+    /* Scales of token t, which is at `place`. */
     __device__ __forceinline__ float2 scales(uint32_t t) const
     {
         if (t >= task.kv_end)
             return make_float2(0, 0);
-        return make_float2(kva_scale_at(a, a.k.scale, scout.kv_head, scout.next),
-                           kva_scale_at(a, a.v.scale, scout.kv_head, scout.next));
+        return make_float2(kva_scale_at(a, a.k.scale, kv_head(), place),
+                           kva_scale_at(a, a.v.scale, kv_head(), place));
     }
 
     __device__ __forceinline__ void store_scales(uint32_t j, float2 two)
@@ -142,27 +147,21 @@ template <typename S> struct kva_many_block {
     }
 
     /* Rows, Q and the first tiles' places; the first loads are under way. */
-    __device__ __forceinline__ void begin()
+    __device__ __forceinline__ void begin(uint32_t index)
     {
-        constexpr uint32_t BYTES = S::NARROW ? 1 : 2;
-        uint32_t t = task.kv_first + threadIdx.x;
-
-        scout.kv_head = unit_head / a.slices;
-        slice = unit_head % a.slices;
-        scout.table = a.tables + (uint64_t)task.seq * a.table_stride;
-        scout.k = a.k.base + scout.kv_head * a.k.head_stride;
-        scout.v = a.v.base + scout.kv_head * a.v.head_stride + slice * S::DV * BYTES;
-        scout.end = task.kv_end;
-        kva_rows_set(a, task, scout.kv_head, shared.rows, S::ROWS);
+        if (threadIdx.x == 0)
+            shared.task = a.view.tasks[index];
+        __syncthreads();
+        kva_rows_set(a, task, kv_head(), shared.rows, S::ROWS, threadIdx.x, S::THREADS);
         kva_common_tokens(a, task, &common_first, &common_end);
         if (threadIdx.x < S::BN) {
-            int32_t first = kva_scout_look(a, scout, t);
-            int32_t second = kva_scout_look(a, scout, t + S::BN);
+            uint32_t t = task.kv_first + threadIdx.x;
+            int32_t first = look(t), second = look(t + S::BN);
 
-            kva_scout_store(a, scout, shared, 0, first, t);
+            store_place(0, first, t);
             if constexpr (S::NARROW)
                 store_scales(0, scales(t));
-            kva_scout_store(a, scout, shared, 1, second, t + S::BN);
+            store_place(1, second, t + S::BN);
         }
         __syncthreads();
         kva_load_q<Element, S::DK, S::ROWS, S::THREADS>(a, shared.rows, task.packed_count,
@@ -179,11 +178,12 @@ template <typename S> struct kva_many_block {
     /* Values of V that must not reach all rows: rare, and only where rows differ. */
     __device__ __forceinline__ void isolate(uint32_t first)
     {
-        if (!__syncthreads_or(kva_find_wild<Element, S::DV, S::BN, S::THREADS>(
-                shared.v[0], threadIdx.x, false)))
+        if (!__syncthreads_or(
+                kva_find_wild<Element, S::DV, S::BN, S::THREADS>(shared.v[0], threadIdx.x, false)))
             return;
-        tile.add_wild(shared.v[0], shared.rows + threadIdx.x / 32 * 16 * S::MB, (int32_t)first,
-                      task.position, a.score.has_tree);
+        tile.add_wild(kva_padded_words<S::DV, Element>{shared.v[0]},
+                      shared.rows + threadIdx.x / 32 * 16 * S::MB, (int32_t)first, task.position,
+                      a.score.has_tree);
         __syncthreads();
         kva_find_wild<Element, S::DV, S::BN, S::THREADS>(shared.v[0], threadIdx.x, true);
         __syncthreads();
@@ -202,7 +202,7 @@ template <typename S> struct kva_many_block {
     {
         const struct kva_row *rows = shared.rows + threadIdx.x / 32 * 16 * S::MB;
         int32_t first = (int32_t)(task.kv_first + j * S::BN);
-        float rescale = 1;
+        float alpha[S::MB][2], unit = 1;
 
         if constexpr (S::NARROW)
             tile.scale_scores(shared.k_scale[j & 1]);
@@ -211,8 +211,9 @@ template <typename S> struct kva_many_block {
         if (!is_common)
             tile.mask(rows, first, task.position, a.score.has_tree);
         if constexpr (S::NARROW)
-            rescale = tile.next_unit(shared.v_scale[j & 1]);
-        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, rescale);
+            unit = tile.next_unit(shared.v_scale[j & 1]);
+        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, alpha);
+        tile.rescale(alpha, unit);
         if constexpr (S::NARROW)
             tile.scale_weights(shared.v_scale[j & 1]);
     }
@@ -239,12 +240,11 @@ template <typename S> struct kva_many_block {
         }
         kva_copy_commit();
         if (threadIdx.x < S::BN) {
-            entry = kva_scout_look(a, scout, ahead);
+            entry = look(ahead);
             if constexpr (S::NARROW)
                 next_scales = scales(ahead - S::BN);
         }
-        tile.scores(kva_shared_address(shared.q[warp * 16 * S::MB]) +
-                        kva_a_lane<S::DK + 8>(lane),
+        tile.scores(kva_shared_address(shared.q[warp * 16 * S::MB]) + kva_a_lane<S::DK + 8>(lane),
                     kva_shared_address(shared.k[0]) + kva_b_lane<S::DK + 8>(lane));
         weigh(j, is_common);
         if constexpr (!S::NARROW) {
@@ -257,42 +257,11 @@ template <typename S> struct kva_many_block {
         if (threadIdx.x < S::BN) {
             if constexpr (S::NARROW)
                 store_scales(j + 1, next_scales);
-            kva_scout_store(a, scout, shared, j, entry, ahead);
+            store_place(j, entry, ahead);
         }
         if (!is_common)
             isolate(first);
         tile.values(kva_shared_address(shared.v[0]) + kva_a_lane<S::DV + 8>(lane));
-    }
-
-    /* Final rows, straight from registers. */
-    __device__ __forceinline__ void store(float rate)
-    {
-        uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-
-#pragma unroll
-        for (int r = 0; r < S::MB * 2; r++) {
-            uint32_t index = warp * 16 * S::MB + r * 8 + lane / 4;
-            const struct kva_row row = shared.rows[index];
-            float factor;
-
-            if (index >= task.packed_count)
-                continue;
-            factor = tile.unit * kva_end_row(a, row, tile.top[r / 2][r % 2] * rate,
-                                             tile.sum[r / 2][r % 2], slice == 0 && lane % 4 == 0);
-            Element *out = kva_out_of<Element>(a, row) + slice * S::DV + lane % 4 * 2;
-#pragma unroll
-            for (int d = 0; d < S::DV / 8; d++) {
-                uint32_t two = kva_pack<Element>(tile.o[r / 2][d][r % 2 * 2] * factor,
-                                                 tile.o[r / 2][d][r % 2 * 2 + 1] * factor);
-
-                if (a.out_is_aligned) {
-                    *(uint32_t *)(out + d * 8) = two;
-                } else {
-                    ((uint16_t *)out)[d * 8] = two & 0xffff;
-                    ((uint16_t *)out)[d * 8 + 1] = two >> 16;
-                }
-            }
-        }
     }
 
     __device__ __forceinline__ void end()
@@ -301,7 +270,8 @@ template <typename S> struct kva_many_block {
 
         tile.finish_sums();
         if (task.parts == 1) {
-            store(rate);
+            kva_store_final<Element, S::DV, S::MB>(a, tile, rate, shared.rows, task.packed_count,
+                                                   threadIdx.x / 32 * 16 * S::MB, slice());
             return;
         }
         kva_store_part<S::DV, S::MB>(tile, rate, kva_slot_of(a, task, unit_head, task.part),
@@ -309,7 +279,7 @@ template <typename S> struct kva_many_block {
         if (kva_plan_arrive(kva_arrivals_of(a, task, unit_head), task.parts, &shared.is_last))
             kva_add_parts<Element, S::DV, S::THREADS, false>(
                 a, shared.rows, task.packed_count, kva_slot_of(a, task, unit_head, 0),
-                (uint64_t)a.plan.slot_rows * a.plan.slot_row_floats, task.parts, slice, nullptr);
+                (uint64_t)a.plan.slot_rows * a.plan.slot_row_floats, task.parts, slice(), nullptr);
     }
 };
 
@@ -323,9 +293,7 @@ static __global__ void __launch_bounds__(S::THREADS, 2)
 
     if (index >= a.view.block_tasks[0])
         return;
-    block.task = a.view.tasks[index];
-    block.unit_head = blockIdx.x % a.plan.unit_heads;
-    block.begin();
+    block.begin(index);
     tiles = (block.task.kv_end - block.task.kv_first + S::BN - 1) / S::BN;
     for (uint32_t j = 0; j < tiles; j++)
         block.step(j, tiles);

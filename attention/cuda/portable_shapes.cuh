@@ -20,8 +20,8 @@ struct kva_portable_kernel {
 struct kva_portable_shape {
     uint32_t head_dim_k;
     uint32_t head_dim_v;
-    uint32_t slices;   /* of head_dim_v, one a thread block */
-    uint32_t dtype;    /* of q, out, and of K and V unless is_narrow */
+    uint32_t slices;    /* of head_dim_v, one a thread block */
+    uint32_t dtype;     /* of q, out, and of K and V unless is_narrow */
     uint32_t is_narrow; /* K and V are e4m3 or int8 */
     struct kva_portable_kernel few;
     struct kva_portable_kernel many;
@@ -30,7 +30,7 @@ struct kva_portable_shape {
 #define KVA_PORTABLE_FEW_ROWS 16u
 
 /* Each a file's; four shapes: bf16, fp16, and both over a narrow cache. */
-#define KVA_PORTABLE_TABLES(X)                                                                    \
+#define KVA_PORTABLE_TABLES(X) \
     X(64_64) X(80_80) X(96_96) X(128_128) X(192_128) X(192_192) X(256_256) X(576_512)
 #define KVA_PORTABLE_DECLARE(dims) extern const struct kva_portable_shape kva_portable_##dims[4];
 KVA_PORTABLE_TABLES(KVA_PORTABLE_DECLARE)

@@ -6,15 +6,15 @@
  *   softmax   S becomes P, the running maximum and sum move on (Milakov and Gimelshein 2018)
  *   values    O += P V          (FlashAttention-2, Dao 2023, section 3.1)
  *
- * Rows of shared memory are padded by 16 bytes, so that the eight rows that ldmatrix reads at a time
- * begin in eight different groups of banks. Head dims are multiples of 16.
+ * Rows of shared memory are padded by 16 bytes, so that the eight rows that ldmatrix reads at a
+ * time begin in eight different groups of banks. Head dims are multiples of 16.
  *
  * Equations, with m the maximum of a row's scores so far, and unit the largest scale of V so far (1
  * where V is not quantised):  sum = Σ exp(score − m),  O × unit = Σ exp(score − m) V × scale.
  *
- * A row that does not see a token must not notice what lies there. Scores are replaced; but 0 × V is
- * no zero where V is infinite or NaN, so tiles with masks look for such values (isolate) and give
- * them by hand to the rows that see them.
+ * A row that does not see a token must not notice what lies there. Scores are replaced; but 0 × V
+ * is no zero where V is infinite or NaN, so tiles with masks look for such values (isolate) and
+ * give them by hand to the rows that see them.
  */
 #ifndef KVA_CUDA_WARP_TILE_CUH
 #define KVA_CUDA_WARP_TILE_CUH
@@ -38,7 +38,7 @@ struct kva_row {
 struct kva_score {
     float scale_log2; /* softmax scale × log2 e */
     float soft_cap;   /* × log2 e; 0 = none */
-    float cap_rate;   /* what soft_cap's tanh is taken of: score × this */
+    float cap_rate;   /* softmax scale ÷ cap × 2 log2 e: e^2x of tanh x is 2 to score × this */
     bool is_bent;     /* by a cap or by slopes: logits are computed before the maximum */
     bool has_slopes;
     bool has_tree;
@@ -128,77 +128,72 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
         }
     }
 
+    /* Calls change(s of row r, column of a token) for all of this lane's: r counts 8-row steps. */
+    template <typename Change> __device__ __forceinline__ void each_score(Change change)
+    {
+#pragma unroll
+        for (int r = 0; r < MB * 2; r++)
+#pragma unroll
+            for (int n = 0; n < NB; n++)
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    change(s[r / 2][n][r % 2 * 2 + e], r,
+                           n * 8 + (int32_t)(threadIdx.x % 4) * 2 + e);
+    }
+
     /* Caps and slopes: s becomes logits. `first` is the tile's first token. */
     __device__ __forceinline__ void bend(const struct kva_score &how, const struct kva_row *rows,
                                          int32_t first)
     {
         const struct kva_row *mine = rows + threadIdx.x % 32 / 4;
 
-#pragma unroll
-        for (int m = 0; m < MB; m++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float slope = how.has_slopes ? mine[m * 16 + half * 8].slope : 0;
-                int32_t position = mine[m * 16 + half * 8].position;
-
-#pragma unroll
-                for (int n = 0; n < NB; n++)
-#pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        int32_t t = first + n * 8 + (int32_t)(threadIdx.x % 4) * 2 + e;
-                        float x = s[m][n][half * 2 + e];
-
-                        if (how.soft_cap != 0) /* tanh x = 1 − 2 ÷ (e^2x + 1) */
-                            x = how.soft_cap *
-                                (1 - __fdividef(2.0f, __expf(2 * how.cap_rate * x) + 1));
-                        else
-                            x *= how.scale_log2;
-                        s[m][n][half * 2 + e] = x + slope * (float)(t - position);
-                    }
-            }
-        }
+        if (how.soft_cap != 0) /* tanh x = 1 − 2 ÷ (e^2x + 1) */
+            each_score([&](float &x, int, int32_t) {
+                x = how.soft_cap * (1 - __fdividef(2.0f, kva_exp2(how.cap_rate * x) + 1));
+            });
+        else
+            each_score([&](float &x, int, int32_t) { x *= how.scale_log2; });
+        if (how.has_slopes)
+            each_score([&](float &x, int r, int32_t column) {
+                x += mine[r * 8].slope * (float)(first + column - mine[r * 8].position);
+            });
     }
 
+    /* Token t, without branches: they would be many. */
     static __device__ __forceinline__ bool sees(const struct kva_row &row, int32_t t,
                                                 int32_t new_first, bool has_tree)
     {
-        bool seen = t >= row.low && t < row.high;
+        uint32_t span = row.high > row.low ? (uint32_t)(row.high - row.low) : 0;
+        bool in_tree = !has_tree | (t < new_first) | (row.mask >> ((t - new_first) & 63) & 1);
 
-        if (has_tree && t >= new_first)
-            seen = seen && t - new_first < 64 && (row.mask >> (t - new_first) & 1);
-        return seen;
+        return ((uint32_t)(t - row.low) < span) & in_tree;
     }
 
     __device__ __forceinline__ void mask(const struct kva_row *rows, int32_t first,
                                          int32_t new_first, bool has_tree)
     {
-#pragma unroll
-        for (int m = 0; m < MB; m++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const struct kva_row row = rows[m * 16 + half * 8 + threadIdx.x % 32 / 4];
+        const struct kva_row *mine = rows + threadIdx.x % 32 / 4;
 
-#pragma unroll
-                for (int n = 0; n < NB; n++)
-#pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        int32_t t = first + n * 8 + (int32_t)(threadIdx.x % 4) * 2 + e;
+        each_score([&](float &x, int r, int32_t column) {
+            int32_t low = mine[r * 8].low, high = mine[r * 8].high;
+            uint32_t span = high > low ? (uint32_t)(high - low) : 0;
 
-                        if (!sees(row, t, new_first, has_tree))
-                            s[m][n][half * 2 + e] = -CUDART_INF_F;
-                    }
-            }
-        }
+            x = (uint32_t)(first + column - low) < span ? x : -CUDART_INF_F;
+        });
+        if (has_tree)
+            each_score([&](float &x, int r, int32_t column) {
+                x = sees(mine[r * 8], first + column, new_first, true) ? x : -CUDART_INF_F;
+            });
     }
 
-    /* s becomes exp(score − m); o and sum follow. `rescale`: what a new unit does to o. */
-    __device__ __forceinline__ void softmax(float rate, float rescale)
+    /* s becomes exp(score − m), sum follows; alpha: what that does to o. */
+    __device__ __forceinline__ void softmax(float rate, float (&alpha)[MB][2])
     {
 #pragma unroll
         for (int m = 0; m < MB; m++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                float high = top[m][half], base, alpha, total = 0;
+                float high = top[m][half], base, total = 0;
 
 #pragma unroll
                 for (int n = 0; n < NB; n++)
@@ -206,7 +201,7 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
                 high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
                 high = fmaxf(high, __shfl_xor_sync(~0u, high, 2));
                 base = high == -CUDART_INF_F ? 0 : high * rate; /* nothing seen so far */
-                alpha = kva_exp2(top[m][half] * rate - base);
+                alpha[m][half] = kva_exp2(top[m][half] * rate - base);
                 top[m][half] = high;
 #pragma unroll
                 for (int n = 0; n < NB; n++)
@@ -217,15 +212,25 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
                         s[m][n][half * 2 + e] = p;
                         total += p;
                     }
-                sum[m][half] = sum[m][half] * alpha + total;
-                alpha *= rescale;
-#pragma unroll
-                for (int d = 0; d < DV / 8; d++) {
-                    o[m][d][half * 2] *= alpha;
-                    o[m][d][half * 2 + 1] *= alpha;
-                }
+                sum[m][half] = sum[m][half] * alpha[m][half] + total;
             }
         }
+    }
+
+    __device__ __forceinline__ void rescale(const float (&alpha)[MB][2], float more)
+    {
+#pragma unroll
+        for (int m = 0; m < MB; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float factor = alpha[m][half] * more;
+
+#pragma unroll
+                for (int d = 0; d < DV / 8; d++) {
+                    o[m][d][half * 2] *= factor;
+                    o[m][d][half * 2 + 1] *= factor;
+                }
+            }
     }
 
     /* The unit for a tile whose scales of V are these; what it does to o. */
@@ -294,27 +299,34 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
         }
     }
 
-    /* Infinities and NaN of V's tile, added to the rows that see them. The caller clears them. */
-    __device__ __forceinline__ void add_wild(const Element *v, const struct kva_row *rows,
+    /* Infinities and NaN of V's tile, added to the rows that see them. The caller clears them.
+     * word_at(t, d): elements d and d + 1 of token t of the tile. */
+    template <typename Word>
+    __device__ __forceinline__ void add_wild(Word word_at, const struct kva_row *rows,
                                              int32_t first, int32_t new_first, bool has_tree)
     {
-        const uint16_t *mine = (const uint16_t *)v + threadIdx.x % 4 * 2;
+#pragma unroll 1
+        for (int t = 0; t < NB * 8; t++) {
+            bool seen[MB * 2];
 
-        for (int t = 0; t < NB * 8; t++)
 #pragma unroll
-            for (int d = 0; d < DV / 8; d++)
+            for (int r = 0; r < MB * 2; r++)
+                seen[r] = sees(rows[r * 8 + threadIdx.x % 32 / 4], first + t, new_first, has_tree);
+#pragma unroll
+            for (int d = 0; d < DV / 8; d++) {
+                uint32_t two = word_at(t, d * 8 + threadIdx.x % 4 * 2);
+
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    uint16_t bits = mine[t * V_PITCH + d * 8 + e];
+                    uint16_t bits = (uint16_t)(e ? two >> 16 : two);
+                    float value = kva_is_wild<Element>(bits) ? kva_float_of<Element>(bits) : 0;
 
-                    if (!kva_is_wild<Element>(bits))
-                        continue;
 #pragma unroll
                     for (int r = 0; r < MB * 2; r++)
-                        if (sees(rows[r * 8 + threadIdx.x % 32 / 4], first + t, new_first,
-                                 has_tree))
-                            o[r / 2][d][r % 2 * 2 + e] += kva_float_of<Element>(bits);
+                        o[r / 2][d][r % 2 * 2 + e] += seen[r] ? value : 0;
                 }
+            }
+        }
     }
 
     /* The sums of whole rows, in all of a row's four lanes. */
@@ -327,6 +339,16 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
                 sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 1);
                 sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 2);
             }
+    }
+};
+
+/* For add_wild, of a tile of padded rows. */
+template <int DV, typename Element> struct kva_padded_words {
+    const Element *v;
+
+    __device__ __forceinline__ uint32_t operator()(uint32_t t, uint32_t d) const
+    {
+        return *(const uint32_t *)(v + t * (DV + 8) + d);
     }
 };
 

@@ -14,7 +14,7 @@ if [ -d "$KVMEM_BUILD_DIR/lib/external" ]; then
 fi
 status=0
 for name in attach grow step_256 fork_tail_256 block_copy region_append shared_prefix move_memory \
-    kill_reuse; do
+    kill_reuse kv_write; do
     case $name in *"$1"*) ;; *) continue ;; esac
     program=$KVMEM_BUILD_DIR/bench/gpu/$name
     if [ ! -x "$program" ]; then

@@ -22,6 +22,11 @@
  * return; streams are ignored. Functions are pure but for the workspace: any thread, one at a time
  * a workspace.
  *
+ * Slots behind a sequence's length, blocks that it does not name and table entries behind its last
+ * block may hold anything. NaN or infinity in a token that is seen reaches results of its own
+ * sequence and K/V head, no others. The CPU checks lengths, offsets and used table entries and
+ * answers INVALID; a GPU, whose arrays the host does not see, clamps them to what is valid.
+ *
  * Results: 0, or KVMEM_E_INVALID or KVMEM_E_NOT_SUPPORTED (kva_error() names the field, its value
  * and range), KVMEM_E_SYSTEM (the device's own failure). Then nothing was enqueued.
  */

@@ -153,7 +153,9 @@ static __global__ void reference(const kva_attention a, uint32_t layer, const __
         p[t] = p[t] == -INFINITY ? 0 : exp(p[t] - top);
         sum += p[t];
     }
-    sum = block_sum(sum, shared, false) + (a.sinks ? exp(a.sinks[h] - top) : 0);
+    sum = block_sum(sum, shared, false);
+    if (a.sinks && sum != 0) /* who sees nothing has no sink either */
+        sum += exp(a.sinks[h] - top);
     for (uint32_t d = threadIdx.x; d < DIM_V; d += blockDim.x) {
         double o = 0, absolute = 0;
 

@@ -14,6 +14,7 @@
 #include "support/spawn.h"
 
 #define WORKSPACE_GUARD 4096u
+#define TOKEN_COST      4.0 /* an element of K or V that is made, read and turned into a number */
 #define ARRAYS          12u
 
 /* ---- host memory ---- */
@@ -42,12 +43,13 @@ static void *host_alloc(uint64_t bytes)
 
 static void host_release(void *memory)
 {
-    char *start = (char *)memory - HEAD_BYTES;
+    void *start;
 
     if (!memory)
         return;
-    if (*(uint64_t *)(void *)start)
-        munmap(start, *(uint64_t *)(void *)start);
+    start = (char *)memory - HEAD_BYTES;
+    if (*(uint64_t *)start)
+        munmap(start, *(uint64_t *)start);
     else
         free(start);
 }
@@ -102,12 +104,15 @@ void kvt_attention_resolve(struct kvt_attention_case *c)
 double kvt_attention_cost(const struct kvt_attention_case *c)
 {
     uint32_t dims = c->dim_k + (c->dim_v ? c->dim_v : c->dim_k);
-    double pairs = 0;
+    double pairs = 0, tokens = 0;
 
-    for (uint32_t n = 0; n < c->seq_count; n++)
-        pairs += (double)(c->rows ? c->rows[n] : c->row_count) *
-                 (c->lengths ? c->lengths[n] : c->length);
-    return pairs * c->heads * dims;
+    for (uint32_t n = 0; n < c->seq_count; n++) {
+        uint32_t length = c->lengths ? c->lengths[n] : c->length;
+
+        pairs += (double)(c->rows ? c->rows[n] : c->row_count) * length;
+        tokens += length;
+    }
+    return (pairs * c->heads + TOKEN_COST * tokens * c->kv_heads) * dims;
 }
 
 const char *kvt_attention_describe(const struct kvt_attention_case *c)
@@ -199,7 +204,9 @@ static enum kvt_verdict plan_and_run(struct kvt_attention_scene *s, const struct
     if (code)
         return failed(s, "run", code);
     code = s->memory->sync(s->memory->stream);
-    return code ? failed(s, "sync", code) : KVT_RIGHT;
+    if (code) /* nothing works on that device from now on */
+        kvt_die("%s: device error %d; %s", info->kernel, code, kvt_attention_describe(&s->c));
+    return KVT_RIGHT;
 }
 
 static enum kvt_verdict check_guard(struct kvt_attention_scene *s, const char *workspace,

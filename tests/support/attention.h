@@ -75,7 +75,7 @@ enum kvt_taint {
 struct kvt_attention_case {
     uint64_t seed;
     /* The batch: rows[] and lengths[] (seq_count), or NULL: row_count and length for all of them,
-     * or, when ragged, anything from 0 (rows) and 1 (tokens) up to that. */
+     * or, when ragged, anything from 0 (rows; not of sequence 0) and 1 (tokens) up to that. */
     uint32_t seq_count;
     const uint32_t *rows;
     const uint32_t *lengths;
@@ -117,7 +117,7 @@ struct kvt_attention_case {
 /* Words about the case, for messages; valid until the next call. */
 const char *kvt_attention_describe(const struct kvt_attention_case *c);
 
-/* Work in it: multiplications of one run. */
+/* Work in it: multiplications of one run, and K and V. */
 double kvt_attention_cost(const struct kvt_attention_case *c);
 
 /* ---- scenes ---- */

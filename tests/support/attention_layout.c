@@ -56,7 +56,7 @@ static void pick_lengths(struct kvt_attention_scene *s, uint64_t *seed)
         uint32_t rows = c->rows ? c->rows[n] : c->row_count;
         uint32_t length = c->lengths ? c->lengths[n] : c->length;
 
-        if (c->is_ragged && !c->rows)
+        if (c->is_ragged && !c->rows && n > 0)
             rows = (uint32_t)(kvt_random(seed) % (rows + 1));
         if (c->is_ragged && !c->lengths && length)
             length = 1 + (uint32_t)(kvt_random(seed) % length);

@@ -19,7 +19,7 @@ void kvt_attention_lay_out(struct kvt_attention_scene *scene);
 void kvt_attention_fill(struct kvt_attention_scene *scene);
 /* Memory of the device, with what the host's arrays hold. False when there is too little. */
 bool kvt_attention_send(struct kvt_attention_scene *scene);
-/* scene->exact, plain and their rows. */
+/* scene->exact, plain and their rows, of what the host's arrays hold now. */
 void kvt_attention_find_truth(struct kvt_attention_scene *scene);
 
 /* Zeroed; the program dies without memory. */

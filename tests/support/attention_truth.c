@@ -42,6 +42,10 @@ void kvt_attention_find_truth(struct kvt_attention_scene *s)
     pthread_t threads[THREAD_LIMIT];
     struct truth truth = {.scene = s};
 
+    free(s->exact);
+    free(s->plain);
+    free(s->exact_rows);
+    free(s->plain_rows);
     s->exact = kvt_attention_need(rows * s->c.dim_v * sizeof(double));
     s->plain = kvt_attention_need(rows * s->c.dim_v * sizeof(double));
     s->exact_rows = kvt_attention_need(rows * sizeof(*s->exact_rows));

@@ -5,6 +5,8 @@
 #   tests/support/gpu.sh [WORD]             those whose path contains it
 #   tests/support/gpu.sh --memcheck [WORD]  cases without faults on purpose, with a twentieth of the
 #                                           rounds, under compute-sanitizer's memcheck
+#   tests/support/gpu.sh --racecheck [WORD] the attention kernels, the same way, for races between
+#                                           threads in shared memory
 #   KVMEM_CASE=word                         only such cases in each program
 #   KVMEM_CUDA_DEVICE=1                     on that GPU; 0 is usual
 #
@@ -15,11 +17,12 @@ export KVMEM_BUILD_DIR=${KVMEM_BUILD_DIR:-$PWD/build/release}
 if [ -d "$KVMEM_BUILD_DIR/lib/external" ]; then
     export LD_LIBRARY_PATH=$KVMEM_BUILD_DIR/lib/external${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
-memcheck=
-if [ "$1" = --memcheck ]; then
-    memcheck=1
+tool=
+case $1 in --memcheck | --racecheck)
+    tool=${1#--}
     shift
-fi
+    ;;
+esac
 word=$1
 
 programs=()
@@ -39,30 +42,37 @@ clean="fences:published_behind_a_stream fences:freed_behind_a_stream fences:a_pr
        copies:forks_copy_their_tails copies:lists_are_copied copies:copies_in_a_graph
        copies:blocks_are_zeroed device_table:equal_to_padded_tables protect:refusals
        full:more_than_the_pool backend_cuda:copy"
+attention="attention_grid:edges attention_grid:features attention_grid:quantised
+           attention_grid:flash_ragged attention_grid:infer_latent attention_grid:graphs"
+case $tool in
+memcheck) clean="$clean $attention" ;;
+racecheck) clean=$attention ;;
+esac
 
-if [ -n "$memcheck" ]; then
+if [ -n "$tool" ]; then
     if ! command -v compute-sanitizer > /dev/null; then
         echo "compute-sanitizer is not on the PATH"
         exit 77
     fi
     export KVMEM_ROUNDS_SHARE=${KVMEM_ROUNDS_SHARE:-20} KVMEM_SLOWDOWN=${KVMEM_SLOWDOWN:-4}
+    export KVMEM_COST=${KVMEM_COST:-1e6}
     failed=0
     for one in $clean; do
         case $one in *"$word"*) ;; *) continue ;; esac
-        echo "memcheck $one"
-        KVMEM_CASE=${one#*:} compute-sanitizer --tool memcheck --target-processes all \
-            --error-exitcode 9 --log-file "$KVMEM_BUILD_DIR/memcheck-%p.log" \
+        echo "$tool $one"
+        KVMEM_CASE=${one#*:} compute-sanitizer --tool $tool --target-processes all \
+            --error-exitcode 9 --log-file "$KVMEM_BUILD_DIR/$tool-%p.log" \
             "$KVMEM_BUILD_DIR/tests/gpu/${one%%:*}"
         status=$?
         if [ $status -ne 0 ] && [ $status -ne 77 ]; then
-            echo "FAIL memcheck $one: status $status"
+            echo "FAIL $tool $one: status $status"
             failed=1
         fi
     done
-    grep -h -v "ERROR SUMMARY: 0 errors\|COMPUTE-SANITIZER" "$KVMEM_BUILD_DIR"/memcheck-*.log |
+    grep -h -v "SUMMARY: 0 errors\|SUMMARY: 0 hazards\|COMPUTE-SANITIZER" "$KVMEM_BUILD_DIR/$tool"-*.log |
         head -60
-    grep -h "ERROR SUMMARY" "$KVMEM_BUILD_DIR"/memcheck-*.log | sort | uniq -c
-    rm -f "$KVMEM_BUILD_DIR"/memcheck-*.log
+    grep -h "SUMMARY" "$KVMEM_BUILD_DIR/$tool"-*.log | sort | uniq -c
+    rm -f "$KVMEM_BUILD_DIR/$tool"-*.log
     exit $failed
 fi
 
