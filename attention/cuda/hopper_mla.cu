@@ -76,7 +76,8 @@ static int plan_of(const kva_attention *what, const hopper_mla_kernel &kernel, v
     plan->kv_tile = hopper_tile_tokens;
     plan->grid = (uint32_t)device.sm_count / kernel.cluster;
     plan->overhead = kernel.cluster > 1 ? 4 : 1;
-    plan->part_min = 4; /* a part costs the one who merges as much as some tiles */
+    /* A part of few rows costs the one who merges as much as some tiles. */
+    plan->part_min = kernel.rows <= hopper_mla_few_rows ? 4 : 1;
     plan->slot_rows = kernel.rows;
     plan->slot_row_floats = hopper_mla_v + 4;
     kva_plan_limits(plan);

@@ -114,40 +114,22 @@ static __device__ __forceinline__ int32_t many_block(const hopper_decode &p, con
     return min(max(block, 0), (int32_t)p.block_count - 1);
 }
 
-/* The tile at `token` to the L2: a place is free so late that memory's latency would show. */
-template <int CTAS>
-static __device__ __forceinline__ void many_prefetch(const hopper_decode &p, const kva_task &task,
-                                                     uint32_t token, int32_t block)
-{
-    uint32_t lane = threadIdx.x % 32, mine = token + lane * 8, row = mine % p.block_tokens;
-
-    if (lane >= 8 || mine >= task.kv_end || (CTAS == 2 && lane / 2 % 2 != hopper_cluster_rank()))
-        return;
-    hopper_prefetch_box(&p.k_map, 0, (int)row, 0, block);
-    hopper_prefetch_box(&p.k_map, 0, (int)row, 4, block);
-    if (lane % 2 == 0)
-        hopper_prefetch_box(&p.v_map, 0, (int)row, 8, block);
-}
-
 template <int CTAS>
 static __device__ __forceinline__ void many_produce(const hopper_decode &p, many_shared &shared,
                                                     const kva_task &task, many_uses &uses)
 {
     constexpr uint32_t step = hopper_tile_tokens;
     uint32_t place = 0, token = task.kv_first;
-    int32_t block = many_block(p, task, token), second = many_block(p, task, token + step);
-    int32_t third = many_block(p, task, token + 2 * step);
+    int32_t next = many_block(p, task, token);
 
     for (; token < task.kv_end; token += step) {
-        uint32_t tokens = min(task.kv_end - token, step);
-        uint32_t parity = uses.of[place]++ % 2 ^ 1;
+        uint32_t tokens = min(task.kv_end - token, step), parity = uses.of[place]++ % 2 ^ 1;
         uint32_t row = (token + threadIdx.x % 32 * 8) % p.block_tokens;
-        int32_t fourth = many_block(p, task, token + 3 * step);
+        int32_t block = next;
 
-        many_prefetch<CTAS>(p, task, token + 2 * step, third);
+        next = many_block(p, task, token + step);
         many_fill<CTAS>(p, shared, place, place, parity, tokens, row, block);
         many_fill<CTAS>(p, shared, place, place ^ 1, parity, tokens, row, block);
-        block = second, second = third, third = fourth;
         place ^= 1;
     }
 }
@@ -473,6 +455,8 @@ static __device__ __forceinline__ void many_left_second(const many_work &w, many
 {
     float m[2], factor[2];
 
+    hopper_mma_wait_but<0>(state.o);
+    many_release<CTAS>(w.shared, 0, 0);
     hopper_sync(SYNC_P1, many_math_threads);
     many_take_m(w, 1, m);
 #pragma unroll
@@ -481,8 +465,6 @@ static __device__ __forceinline__ void many_left_second(const many_work &w, many
         state.m[i] = m[i];
         state.l[i] *= factor[i];
     }
-    hopper_mma_wait_but<0>(state.o);
-    many_release<CTAS>(w.shared, 0, 0);
     many_rescale(state.o, factor);
     many_values(w.shared, 1, 0, state.o);
 }

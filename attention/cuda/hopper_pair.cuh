@@ -65,16 +65,6 @@ static __device__ __forceinline__ void hopper_cluster_copy_box(uint32_t to, cons
                  : "memory");
 }
 
-/* Into the L2, to be copied soon. */
-static __device__ __forceinline__ void hopper_prefetch_box(const CUtensorMap *map, int c0, int c1,
-                                                           int c2, int c4)
-{
-    asm volatile(
-        "cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map),
-        "r"(c0), "r"(c1), "r"(c2), "r"(0), "r"(c4)
-        : "memory");
-}
-
 /* Like hopper_wait, but for a barrier that the other thread block arrives at, too. */
 static __device__ __forceinline__ void hopper_cluster_wait(uint32_t barrier, uint32_t parity)
 {
