@@ -63,6 +63,15 @@ $(B)/obj/bench/gpu/%.o: INCLUDE += -Itests
 $(B)/obj/tests/%.o:     INCLUDE += -Itests -Idaemon -Ibench
 $(B)/obj/libkvmem/%.o $(B)/obj/attention/%.o: PIC := -fPIC -fvisibility=hidden
 
+# Kernels for the CPU: loops over vectors must be unrolled whole. ThreadSanitizer does not know
+# OpenMP's locks; clang may come without OpenMP.
+$(B)/obj/attention/cpu/%.o: KV_CFLAGS += $(if $(filter release,$(MODE)),-O3) $(OPENMP)
+ifneq ($(MODE),tsan)
+OPENMP := $(shell echo 'int main(void) { return 0; }' | \
+            $(CC) -fopenmp -xc -o /dev/null - 2>/dev/null && echo -fopenmp)
+KV_LDFLAGS += $(OPENMP)
+endif
+
 # ---- External libraries -------------------------------------------------------------------
 # This must parse on a machine without pkg-config: what is missing is an empty word here, and
 # `make deps` (run first by demo and test, which then call make again) brings it.

@@ -18,6 +18,11 @@ PROGRAMS += $(BENCHES)
 $(foreach b,$(BENCHES),$(eval SRC_$b := $b.c))
 $(foreach b,$(BENCHES),$(eval LIBS_$b := kvb kvmem kvmem-attention nettle))
 
+# Attention: its kernels' rows, and any shape from the command line.
+PROGRAMS += bench/attention
+SRC_bench/attention  := $(wildcard bench/attention/*.c)
+LIBS_bench/attention := kvb kvmem-attention kvmem nettle
+
 # Benchmarks on a GPU, in the order of their rows; not run by `make bench`.
 BENCHES_GPU := $(addprefix bench/gpu/,attach grow step_256 fork_tail_256 block_copy region_append \
                  shared_prefix move_memory kill_reuse kv_write flash_vs_standard)

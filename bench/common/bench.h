@@ -61,9 +61,10 @@ struct kvb_row {
     const char *peer;                /* NULL: "limit", and peer_median is the limit */
     double limit;
     enum kvb_limit limit_kind;
+    char fields[160]; /* further ones of the JSON line, "name":value, or nothing */
 };
 
-/* Print the row; 0 when it meets its limit, else 1. */
+/* Print the row; 0 when it meets its limit, else 1. A peer without samples is absent: not met. */
 int kvb_report(struct kvb_row *row);
 
 /* A failed step of a benchmark ends it: the text, kvmem's error detail, exit status 2. */

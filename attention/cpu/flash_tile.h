@@ -1,0 +1,842 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The work of a task of flash.h, in terms of vectors. A file includes it once, after it has defined
+ *
+ *   KVA_TARGET     the attribute of functions for its target
+ *   FLASH_PAIRS    1: words are pairs of bf16, neighbours along the sum; 0: words are floats
+ *   FLASH_CODE     the name of its struct kva_flash_code
+ *   flash_is_here  the function that says whether this processor can run it
+ *
+ * and a simd_*.h. Both products are one routine, gemm(): C (rows, columns) = Σ_w A (rows, w) ·
+ * B (w, columns), A by words that are spread over a vector, columns in the lanes:
+ *
+ *   scores (row, token) = Σ q (row, word) · K (word, token)     K is transposed into tiles first
+ *   sums   (row, d)     = Σ P (row, word) · V (word, d)         words of P and V: tokens
+ *
+ * Scores are in units of log 2: p = 2^(s − m), m the row's running maximum. Rows, and the elements
+ * of a row, are computed alike whatever else is in the strip, since gemm() adds up words in order.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "flash.h"
+
+#define LOG2_E   1.44269504088896f
+#define LN_2     0.693147180559945f
+#define TILE_NV  (KVA_TILE / VLANES)
+#define GEMM_R   6
+#define PER_WORD (FLASH_PAIRS ? 2u : 1u)
+
+/* A strip at work; shapes as in struct kva_flash_scratch. */
+struct strip {
+    const struct kva_flash_run *run;
+    const struct kva_flash_task *task;
+    float *q, *scores, *sums, *most, *total, *factor, *more, *k, *v, *wide;
+    uint64_t *masks;
+    uint32_t kv_head; /* the one at work: all arrays but masks begin with its rows */
+    uint32_t k_words;
+    uint32_t q_stride;
+    uint32_t v_stride;
+    uint32_t is_scaled; /* K and V are quantised */
+};
+
+/* ---- products ---- */
+
+KVA_INLINE vf dot(vf sum, vf a, vf b)
+{
+#if FLASH_PAIRS
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+#else
+    return v_fma(a, b, sum);
+#endif
+}
+
+struct gemm {
+    const float *a;
+    const float *b;
+    float *c;
+    const float *factor; /* C = factor (row) · C + A B; NULL: C = A B */
+    uint64_t a_stride, b_stride, c_stride;
+    uint32_t words;
+};
+
+/* R rows and N vectors of columns, all in registers. */
+KVA_INLINE void gemm_block(const struct gemm *g, uint32_t row, uint32_t column, const int R,
+                           const int N)
+{
+    const float *a = g->a + row * g->a_stride, *b = g->b + column;
+    float *c = g->c + row * g->c_stride + column;
+    vf sum[GEMM_R][GEMM_NV], line[GEMM_NV];
+
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++)
+            sum[r][n] = g->factor ? v_mul(v_set1(g->factor[row + (uint32_t)r]),
+                                          v_load(c + (uint64_t)r * g->c_stride + n * (int)VLANES))
+                                  : v_set1(0);
+    for (uint32_t w = 0; w < g->words; w++, b += g->b_stride) {
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++)
+            line[n] = v_load(b + n * (int)VLANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            vf word = v_set1(a[(uint64_t)r * g->a_stride + w]);
+
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++)
+                sum[r][n] = dot(sum[r][n], word, line[n]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++)
+            v_store(c + (uint64_t)r * g->c_stride + n * (int)VLANES, sum[r][n]);
+}
+
+KVA_INLINE void gemm_columns(const struct gemm *g, uint32_t row, uint32_t end, uint32_t column,
+                             const int N)
+{
+    for (; row + GEMM_R <= end; row += GEMM_R)
+        gemm_block(g, row, column, GEMM_R, N);
+    switch (end - row) {
+    case 5: gemm_block(g, row, column, 5, N); break;
+    case 4: gemm_block(g, row, column, 4, N); break;
+    case 3: gemm_block(g, row, column, 3, N); break;
+    case 2: gemm_block(g, row, column, 2, N); break;
+    case 1: gemm_block(g, row, column, 1, N); break;
+    }
+}
+
+/* Rows [row, end), `vectors` vectors of columns. */
+static KVA_TARGET void gemm(const struct gemm *g, uint32_t row, uint32_t end, uint32_t vectors)
+{
+    uint32_t v = 0;
+
+    for (; v + GEMM_NV <= vectors; v += GEMM_NV)
+        gemm_columns(g, row, end, v * VLANES, GEMM_NV);
+    switch (vectors - v) {
+#if GEMM_NV > 2
+    case 3: gemm_columns(g, row, end, v * VLANES, 3); break;
+    case 2: gemm_columns(g, row, end, v * VLANES, 2); break;
+#endif
+    case 1: gemm_columns(g, row, end, v * VLANES, 1); break;
+    }
+}
+
+/* ---- exponentials ---- */
+
+/* 2^x − 1 for −½ ≤ x ≤ ½, off by 2e-8 of it: (2^x − 1) ÷ x interpolated at Chebyshev's nodes. */
+KVA_INLINE vf exp2_less_1(vf x)
+{
+    vf sum = v_set1(1.546144746e-4f);
+
+    sum = v_fma(sum, x, v_set1(1.339086735e-3f));
+    sum = v_fma(sum, x, v_set1(9.61805667e-3f));
+    sum = v_fma(sum, x, v_set1(5.550357104e-2f));
+    sum = v_fma(sum, x, v_set1(0.2402265092f));
+    sum = v_fma(sum, x, v_set1(0.693147188f));
+    return v_mul(sum, x);
+}
+
+/* 2^x for x ≤ 127; 0 below −126. */
+KVA_INLINE vf exp2_of(vf x)
+{
+    vf n = v_round(x);
+
+    return v_scale2(v_add(exp2_less_1(v_sub(x, n)), v_set1(1)), n, x);
+}
+
+/* tanh(x · ln 2 ÷ 2) = (2^x − 1) ÷ (2^x + 1), without loss where x is small. */
+KVA_INLINE vf tanh_of(vf x)
+{
+    vf y = v_max(v_set1(-60), v_min(v_set1(60), x));
+    vf n = v_round(y);
+    vf power = v_scale2(v_set1(1), n, y);
+    vf less_1 = v_fma(exp2_less_1(v_sub(y, n)), power, v_sub(power, v_set1(1)));
+
+    return v_div(less_1, v_add(less_1, v_set1(2)));
+}
+
+/* ---- softmax ---- */
+
+/* What turns a product into a score, in units of log 2. */
+struct scoring {
+    const float *scales; /* of K, a token; NULL = 1 */
+    float scale;
+    float cap; /* 0 = none: then `scale` goes into the tanh */
+    float slope;
+    float distance; /* first token of the tile − position of the row */
+};
+
+static KVA_TARGET struct scoring scoring_of(const struct strip *s, uint32_t i, uint32_t first)
+{
+    const struct kva_attention *what = s->run->what;
+    uint32_t group = what->q_head_count / what->cache.kv_head_count;
+    uint32_t row = s->task->row + i, q_first, q_end;
+    struct scoring scoring = {.scale = kva_scale_of(what) * LOG2_E};
+
+    if (what->soft_cap != 0) {
+        scoring.scale *= 2 / what->soft_cap;
+        scoring.cap = what->soft_cap * LOG2_E;
+    }
+    if (what->alibi_slopes) {
+        kva_rows_of(&what->batch, s->task->seq, &q_first, &q_end);
+        scoring.slope = what->alibi_slopes[s->kv_head * group + row % group] * LOG2_E;
+        scoring.distance =
+            (float)((int64_t)first + (q_end - q_first) - row / group - (int64_t)s->task->kv_length);
+    }
+    return scoring;
+}
+
+KVA_INLINE vf score_of(const struct scoring *scoring, vf x, uint32_t v)
+{
+    if (scoring->scales)
+        x = v_mul(x, v_load(scoring->scales + v * VLANES));
+    x = v_mul(x, v_set1(scoring->scale));
+    if (scoring->cap != 0)
+        x = v_mul(tanh_of(x), v_set1(scoring->cap));
+    if (scoring->slope != 0)
+        x = v_fma(v_add(v_iota(), v_set1(scoring->distance + (float)(v * VLANES))),
+                  v_set1(scoring->slope), x);
+    return x;
+}
+
+/* P over the scores of a row: floats, or bf16 in the first half of their place. */
+KVA_INLINE void store_weights(float *to, const vf *p)
+{
+#if FLASH_PAIRS
+    for (uint32_t v = 0; v < TILE_NV; v += 2)
+        _mm512_storeu_si512(to + v / 2 * VLANES, (__m512i)_mm512_cvtne2ps_pbh(p[v + 1], p[v]));
+#else
+    for (uint32_t v = 0; v < TILE_NV; v++)
+        v_store(to + v * VLANES, p[v]);
+#endif
+}
+
+KVA_INLINE uint32_t lane_bits(uint64_t mask, uint32_t v)
+{
+    return (uint32_t)(mask >> (v * VLANES)) & ((1u << VLANES) - 1);
+}
+
+/* Scores of row i become weights, `more` their sum; its maximum follows, `factor` is the
+ * difference. v_scales: of V. */
+KVA_INLINE void soften(const struct strip *s, uint32_t i, const struct scoring *scoring,
+                       const float *v_scales, const int is_masked)
+{
+    float *row = s->scores + (uint64_t)i * KVA_TILE;
+    uint64_t mask = s->masks[i];
+    vf x[TILE_NV], largest = v_set1(-INFINITY), sum = v_set1(0);
+    float most, base;
+
+    for (uint32_t v = 0; v < TILE_NV; v++) {
+        x[v] = score_of(scoring, v_load(row + v * VLANES), v);
+        if (is_masked)
+            x[v] = v_select(lane_bits(mask, v), x[v], v_set1(-INFINITY));
+        largest = v_max(largest, x[v]);
+    }
+    most = v_most(largest);
+    most = most > s->most[i] || most != most ? most : s->most[i];
+    base = most == -INFINITY ? 0 : most;
+    for (uint32_t v = 0; v < TILE_NV; v++) {
+        x[v] = exp2_of(v_sub(x[v], v_set1(base)));
+        sum = v_add(sum, x[v]);
+        if (v_scales)
+            x[v] = v_mul(x[v], v_load(v_scales + v * VLANES));
+        if (v_scales && is_masked) /* a scale of what is not seen may be no number */
+            x[v] = v_select(lane_bits(mask, v), x[v], v_set1(0));
+    }
+    store_weights(row, x);
+    s->factor[i] = s->most[i] - base;
+    s->more[i] = v_sum(sum);
+    s->most[i] = most;
+}
+
+/* Factors from differences of maxima, then totals, of rows [row, end). */
+static KVA_TARGET void follow_maxima(const struct strip *s, uint32_t row, uint32_t end)
+{
+    for (; row < end; row += VLANES) {
+        uint32_t n = end - row < VLANES ? end - row : VLANES;
+        vf factor = exp2_of(v_from_fp32(s->factor + row, n));
+        vf more = v_from_fp32(s->more + row, n);
+
+        v_to_fp32(s->factor + row, factor, n);
+        v_to_fp32(s->total + row, v_fma(v_from_fp32(s->total + row, n), factor, more), n);
+    }
+}
+
+static KVA_TARGET void soften_rows(const struct strip *s, uint32_t row, uint32_t end,
+                                   uint32_t first, const float *k_scales, const float *v_scales)
+{
+    uint32_t has_slopes = s->run->what->alibi_slopes != NULL;
+    struct scoring scoring = scoring_of(s, row, first);
+
+    for (uint32_t i = row; i < end; i++) {
+        if (has_slopes)
+            scoring = scoring_of(s, i, first);
+        scoring.scales = k_scales;
+        if (s->masks[i] == ~UINT64_C(0))
+            soften(s, i, &scoring, v_scales, 0);
+        else
+            soften(s, i, &scoring, v_scales, 1);
+    }
+    follow_maxima(s, row, end);
+}
+
+/* ---- tiles of K and V ---- */
+
+KVA_INLINE void prefetch_row(const char *row, uint64_t byte)
+{
+    _mm_prefetch(row + byte, _MM_HINT_T1);
+}
+
+#if FLASH_PAIRS
+
+/* Rows of fp8 or int8 as bf16: all 256 values are in a table. */
+static KVA_TARGET void widen_row(uint32_t dtype, const char *from, uint32_t dim, float *to)
+{
+    for (uint32_t d = 0; d < dim; d += VLANES) {
+        uint32_t n = dim - d < VLANES ? dim - d : VLANES;
+        vf x = dtype == KVMEM_DTYPE_INT8 ? v_from_int8(from + d, n) : v_from_fp8(from + d, n);
+
+        _mm256_storeu_si256((__m256i *)((char *)to + 2ull * d), (__m256i)_mm512_cvtneps_pbh(x));
+    }
+}
+
+KVA_INLINE int is_wide(uint32_t dtype)
+{
+    return dtype == KVMEM_DTYPE_BF16;
+}
+
+/* Elements 0..15 of two rows in turn; 16 more are elements 16..31. */
+KVA_INLINE __m512i pair_order(void)
+{
+    return _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38,
+                            6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+}
+
+#include "flash_pairs.h"
+
+/* Rows 2 t and 2 t + 1 side by side, for each t. */
+static KVA_TARGET void pack_v(const struct strip *s, const char *const *rows,
+                              const char *const *next, uint32_t tokens)
+{
+    const __m512i low = pair_order(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    uint32_t dim = s->run->what->cache.head_dim_v;
+
+    for (uint32_t t = 0; t < tokens; t += 2)
+        for (uint32_t d = 0; d < dim; d += 32) {
+            float *to = s->v + (uint64_t)(t / 2) * s->v_stride + d;
+            __mmask32 m = dim - d < 32 ? (1u << (dim - d)) - 1 : ~0u;
+            __m512i a = _mm512_maskz_loadu_epi16(m, rows[t] + 2ull * d);
+            __m512i b = _mm512_maskz_loadu_epi16(m, rows[t + 1] + 2ull * d);
+
+            prefetch_row(next[t], 2ull * d);
+            prefetch_row(next[t + 1], 2ull * d);
+            _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
+            if (d + 16 < s->v_stride)
+                _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, high, b));
+        }
+}
+
+#else
+
+KVA_INLINE void widen_as(vf from_type(const void *, uint32_t), uint32_t bytes, const char *from,
+                         uint32_t dim, float *to)
+{
+    uint32_t d = 0;
+
+    for (; d + VLANES <= dim; d += VLANES)
+        v_store(to + d, from_type(from + (uint64_t)d * bytes, VLANES));
+    if (d < dim)
+        v_store(to + d, from_type(from + (uint64_t)d * bytes, dim - d));
+}
+
+/* A row as floats, zeros up to a whole vector. */
+static KVA_TARGET void widen_row(uint32_t dtype, const char *from, uint32_t dim, float *to)
+{
+    switch (dtype) {
+    case KVMEM_DTYPE_BF16: widen_as(v_from_bf16, 2, from, dim, to); break;
+    case KVMEM_DTYPE_FP16: widen_as(v_from_fp16, 2, from, dim, to); break;
+    case KVMEM_DTYPE_FP32: widen_as(v_from_fp32, 4, from, dim, to); break;
+    case KVMEM_DTYPE_FP8_E4M3: widen_as(v_from_fp8, 1, from, dim, to); break;
+    case KVMEM_DTYPE_INT8: widen_as(v_from_int8, 1, from, dim, to); break;
+    }
+}
+
+KVA_INLINE int is_wide(uint32_t dtype)
+{
+    return dtype == KVMEM_DTYPE_FP32;
+}
+
+#endif
+
+KVA_INLINE uint32_t type_bytes(uint32_t dtype)
+{
+    return dtype == KVMEM_DTYPE_FP32 ? 4 : dtype <= KVMEM_DTYPE_FP16 ? 2 : 1;
+}
+
+KVA_INLINE void prefetch_whole(const char *row, uint32_t bytes)
+{
+    for (uint32_t b = 0; b < bytes; b += 64)
+        prefetch_row(row, b);
+}
+
+/* Rows in the type that the words have: into `to`, whose rows the pointers name afterwards. */
+static KVA_TARGET void widen_rows(const struct strip *s, const char **rows, const char *const *next,
+                                  uint32_t tokens, uint32_t dim, float *to)
+{
+    uint32_t dtype = s->run->what->cache.dtype;
+    uint64_t stride = kva_padded((dim + PER_WORD - 1) / PER_WORD);
+
+    for (uint32_t t = 0; t < tokens; t++, to += stride) {
+        prefetch_whole(next[t], dim * type_bytes(dtype));
+        widen_row(dtype, rows[t], dim, to);
+        rows[t] = (const char *)to;
+    }
+}
+
+/* K (words, KVA_TILE) of `vectors` vectors of tokens. */
+static KVA_TARGET void pack_k(const struct strip *s, const char *const *rows,
+                              const char *const *next, uint32_t vectors)
+{
+    for (uint32_t v = 0; v < vectors; v++)
+        for (uint32_t w = 0; w < s->k_words; w += VLANES) {
+            float *to = s->k + (uint64_t)w * KVA_TILE + v * VLANES;
+
+            for (uint32_t i = 0; i < VLANES; i++)
+                prefetch_row(next[v * VLANES + i], 4ull * w);
+            if (s->k_words - w >= VLANES)
+                v_transpose(to, KVA_TILE, rows + v * VLANES, 4ull * w, VLANES);
+            else
+                v_transpose(to, KVA_TILE, rows + v * VLANES, 4ull * w, s->k_words - w);
+        }
+}
+
+/* A tile on its way: the rows of its tokens, and of the next tile's. */
+struct tile {
+    uint32_t first;
+    uint32_t vectors; /* of tokens that there are */
+    uint32_t row;     /* rows [row, end) of each head see some of it */
+    uint32_t end;
+    uint32_t is_full; /* these see all of it */
+    const char *k[KVA_TILE], *v[KVA_TILE];
+    const char *next_k[KVA_TILE], *next_v[KVA_TILE];
+    float k_scales[KVA_TILE], v_scales[KVA_TILE];
+};
+
+/* Rows of K and V that have another type than words are made of. */
+static KVA_TARGET const char *const *wide_k(const struct strip *s, struct tile *tile)
+{
+    const struct kva_cache *c = &s->run->what->cache;
+
+    if (is_wide(c->dtype))
+        return tile->next_k;
+    widen_rows(s, tile->k, tile->next_k, tile->vectors * VLANES, c->head_dim_k, s->wide);
+    return tile->k;
+}
+
+/* scores (row, token) of rows [row, end). */
+static KVA_TARGET void multiply_k(const struct strip *s, struct tile *tile, uint32_t row,
+                                  uint32_t end)
+{
+    const struct gemm products = {s->q,        s->k,     s->scores, NULL,
+                                  s->q_stride, KVA_TILE, KVA_TILE,  s->k_words};
+    const char *const *next = wide_k(s, tile);
+
+#if FLASH_PAIRS
+    uint32_t tokens = tile->vectors * VLANES;
+
+    switch (s->task->row_count) {
+    case 1: all_few_scores(s, tile->k, next, tokens, 1); return;
+    case 2: all_few_scores(s, tile->k, next, tokens, 2); return;
+    case 3:
+    case 4: all_few_scores(s, tile->k, next, tokens, 4); return;
+    }
+#endif
+    pack_k(s, tile->k, next, tile->vectors);
+    gemm(&products, row, end, tile->vectors);
+}
+
+#if FLASH_PAIRS
+
+static KVA_TARGET const char *const *wide_v(const struct strip *s, struct tile *tile)
+{
+    const struct kva_cache *c = &s->run->what->cache;
+
+    if (is_wide(c->dtype))
+        return tile->next_v;
+    widen_rows(s, tile->v, tile->next_v, tile->vectors * VLANES, c->head_dim_v, s->wide);
+    return tile->v;
+}
+
+static KVA_TARGET void take_v(const struct strip *s, struct tile *tile)
+{
+    const char *const *next = wide_v(s, tile);
+
+    pack_v(s, tile->v, next, tile->vectors * VLANES);
+}
+
+/* The sums of a strip of few rows, if it is one. */
+static KVA_TARGET int add_few_values(const struct strip *s, struct tile *tile)
+{
+    uint32_t tokens = tile->vectors * VLANES;
+    const char *const *next;
+
+    if (s->task->row_count > FEW_ROWS)
+        return 0;
+    next = wide_v(s, tile);
+    switch (s->task->row_count) {
+    case 1: all_few_sums(s, tile->v, next, tokens, 1); return 1;
+    case 2: all_few_sums(s, tile->v, next, tokens, 2); return 1;
+    default: all_few_sums(s, tile->v, next, tokens, 4); return 1;
+    }
+}
+
+#else
+
+static KVA_TARGET void take_v(const struct strip *s, struct tile *tile)
+{
+    const struct kva_cache *c = &s->run->what->cache;
+
+    for (uint32_t t = 0; t < tile->vectors * VLANES; t++) {
+        prefetch_whole(tile->next_v[t], c->head_dim_v * type_bytes(c->dtype));
+        widen_row(c->dtype, tile->v[t], c->head_dim_v, s->v + (uint64_t)t * s->v_stride);
+    }
+}
+
+KVA_INLINE int add_few_values(const struct strip *s, struct tile *tile)
+{
+    (void)s, (void)tile;
+    return 0;
+}
+
+#endif
+
+/* ---- a tile ---- */
+
+static KVA_TARGET void add_values(const struct strip *s, const struct tile *tile, uint32_t row,
+                                  uint32_t end)
+{
+    const struct gemm values = {
+        s->scores, s->v,        s->sums,     s->factor,
+        KVA_TILE,  s->v_stride, s->v_stride, tile->vectors * VLANES / PER_WORD};
+
+    gemm(&values, row, end, s->v_stride / VLANES);
+}
+
+/* Is each element of V, as packed, a finite number? */
+static KVA_TARGET int is_finite(const struct strip *s, const struct tile *tile)
+{
+    uint64_t words = (uint64_t)tile->vectors * VLANES / PER_WORD * s->v_stride;
+    uint32_t bad = 0;
+
+    for (uint64_t w = 0; w < words; w++) {
+        uint32_t bits;
+
+        memcpy(&bits, s->v + w, sizeof(bits));
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+#if FLASH_PAIRS
+        bad |= (bits & 0x7f80u) == 0x7f80u;
+#endif
+    }
+    return !bad;
+}
+
+/* 0 · NaN is NaN: rows that do not see a token must not meet its V. One row at a time. */
+static KVA_TARGET void add_values_apart(const struct strip *s, struct tile *tile, uint32_t row,
+                                        uint32_t end)
+{
+    const char *rows[KVA_TILE];
+
+    memcpy(rows, tile->v, sizeof(rows));
+    for (uint32_t i = row; i < end; i++) {
+        for (uint32_t t = 0; t < KVA_TILE; t++)
+            tile->v[t] = s->masks[i] >> t & 1 ? rows[t] : s->run->zeros;
+        take_v(s, tile);
+        add_values(s, tile, i, i + 1);
+    }
+}
+
+/* The rows [row, end) that see anything in the tile, and whether each sees all of it. */
+static KVA_TARGET void find_rows(const struct strip *s, struct tile *tile)
+{
+    uint32_t tokens = s->task->end - tile->first;
+    uint64_t all = tokens < 64 ? (UINT64_C(1) << tokens) - 1 : ~UINT64_C(0);
+
+    kva_flash_masks(s->run, s->task, tile->first, s->masks);
+    for (tile->end = s->task->row_count; tile->end && !s->masks[tile->end - 1];)
+        tile->end--;
+    for (tile->row = 0; tile->row < tile->end && !s->masks[tile->row];)
+        tile->row++;
+    tile->is_full = 1;
+    for (uint32_t i = tile->row; i < tile->end; i++)
+        tile->is_full &= s->masks[i] == all;
+}
+
+static KVA_TARGET void do_tile(const struct strip *s, struct tile *tile)
+{
+    uint32_t row = tile->row, end = tile->end;
+    const char *rows[KVA_TILE];
+
+    if (s->is_scaled)
+        kva_flash_scales(s->run, s->task, s->kv_head, tile->first, tile->k_scales, tile->v_scales);
+    multiply_k(s, tile, row, end);
+    soften_rows(s, row, end, tile->first, s->is_scaled ? tile->k_scales : NULL,
+                s->is_scaled ? tile->v_scales : NULL);
+    if (tile->is_full && row == 0 && end == s->task->row_count && add_few_values(s, tile))
+        return;
+    memcpy(rows, tile->v, sizeof(rows));
+    take_v(s, tile);
+    if (tile->is_full || is_finite(s, tile)) {
+        add_values(s, tile, row, end);
+        return;
+    }
+    memcpy(tile->v, rows, sizeof(rows));
+    add_values_apart(s, tile, row, end);
+}
+
+/* ---- a task ---- */
+
+static KVA_TARGET struct strip strip_of(const struct kva_flash_run *run,
+                                        const struct kva_flash_task *task, float *memory)
+{
+    const struct kva_attention *what = run->what;
+    struct kva_flash_scratch at = kva_flash_scratch(what);
+    uint32_t rows = kva_strip_rows(what);
+    struct strip s = {
+        .run = run,
+        .task = task,
+        .q = memory + at.q,
+        .scores = memory + at.scores,
+        .sums = memory + at.sums,
+        .most = memory + at.state,
+        .total = memory + at.state + rows,
+        .factor = memory + at.state + 2 * rows,
+        .more = memory + at.state + 3 * rows,
+        .masks = (uint64_t *)(memory + at.state + 4 * rows),
+        .k = memory + at.k,
+        .v = memory + at.v,
+        .wide = memory + at.wide,
+        .kv_head = task->kv_head,
+        .k_words = what->cache.head_dim_k / PER_WORD,
+        .q_stride = kva_padded(what->cache.head_dim_k / PER_WORD),
+        .v_stride = kva_padded(what->cache.head_dim_v),
+        .is_scaled = type_bytes(what->cache.dtype) == 1,
+    };
+
+    return s;
+}
+
+/* The same for the strip's h-th head. */
+static KVA_TARGET struct strip head_of(const struct strip *all, uint32_t h)
+{
+    uint64_t row = (uint64_t)h * kva_head_rows(all->task->row_count);
+    struct strip s = *all;
+
+    s.kv_head += h;
+    s.q += row * s.q_stride;
+    s.scores += row * KVA_TILE;
+    s.sums += row * s.v_stride;
+    s.most += row;
+    s.total += row;
+    s.factor += row;
+    s.more += row;
+    return s;
+}
+
+/* Element 0 of row i of the head, in q or out, by its strides. */
+KVA_INLINE uint64_t place_of(const struct strip *s, uint32_t i, uint64_t token_stride,
+                             uint64_t head_stride)
+{
+    const struct kva_attention *what = s->run->what;
+    uint32_t group = what->q_head_count / what->cache.kv_head_count;
+    uint32_t row = s->task->row + i, first, end;
+
+    kva_rows_of(&what->batch, s->task->seq, &first, &end);
+    return (uint64_t)(first + row / group) * token_stride +
+           (uint64_t)(s->kv_head * group + row % group) * head_stride;
+}
+
+static KVA_TARGET void load_q(const struct strip *s)
+{
+    const struct kva_attention *what = s->run->what;
+    uint32_t bytes = type_bytes(what->dtype);
+
+    memset(s->q, 0, sizeof(float) * kva_head_rows(s->task->row_count) * s->q_stride);
+    for (uint32_t i = 0; i < s->task->row_count; i++) {
+        const char *from = (const char *)s->run->q +
+                           bytes * place_of(s, i, what->q_token_stride, what->q_head_stride);
+        float *to = s->q + (uint64_t)i * s->q_stride;
+
+#if FLASH_PAIRS
+        memcpy(to, from, (uint64_t)bytes * what->cache.head_dim_k);
+#else
+        widen_row(what->dtype, from, what->cache.head_dim_k, to);
+#endif
+    }
+}
+
+KVA_INLINE void store_row(uint32_t dtype, void *out, uint64_t place, const float *sums, float total,
+                          uint32_t dim)
+{
+    char *to = (char *)out + place * type_bytes(dtype);
+
+    for (uint32_t d = 0; d < dim; d += VLANES) {
+        uint32_t n = dim - d < VLANES ? dim - d : VLANES;
+        vf x = total == 0 ? v_set1(0) : v_div(v_load(sums + d), v_set1(total));
+
+        if (dtype == KVMEM_DTYPE_BF16)
+            v_to_bf16(to + 2ull * d, x, n);
+        else if (dtype == KVMEM_DTYPE_FP16)
+            v_to_fp16(to + 2ull * d, x, n);
+        else
+            v_to_fp32(to + 4ull * d, x, n);
+    }
+}
+
+/* Sums of a row become its result; the sink joins the total. */
+static KVA_TARGET void finish_row(const struct strip *s, uint32_t i)
+{
+    const struct kva_attention *what = s->run->what;
+    float most = s->most[i], total = s->total[i];
+    uint64_t lse = place_of(s, i, what->q_head_count, 1);
+    float *sums = s->sums + (uint64_t)i * s->v_stride;
+
+    if (what->sinks && most != -INFINITY) {
+        float sink = what->sinks[lse % what->q_head_count] * LOG2_E;
+        float base = sink > most ? sink : most;
+
+        for (uint32_t d = 0; d < s->v_stride; d += VLANES)
+            v_store(sums + d, v_mul(v_load(sums + d), v_set1(exp2f(most - base))));
+        total = total * exp2f(most - base) + exp2f(sink - base);
+        most = base;
+    }
+    store_row(what->dtype, s->run->out,
+              place_of(s, i, what->out_token_stride, what->out_head_stride), sums, total,
+              what->cache.head_dim_v);
+    if (s->run->lse)
+        s->run->lse[lse] = most == -INFINITY ? -INFINITY : (most + log2f(total)) * LN_2;
+}
+
+/* A partial result: of each head (rows, padded dv) sums, maxima, totals; heads one after the other.
+ */
+KVA_INLINE float *partial_of(const struct strip *s, const struct kva_flash_task *task)
+{
+    uint64_t row = task->partial + (uint64_t)(s->kv_head - task->kv_head) * task->row_count;
+
+    return s->run->partials + row * (s->v_stride + 2);
+}
+
+static KVA_TARGET void leave_partial(const struct strip *s)
+{
+    float *to = partial_of(s, s->task);
+    uint64_t floats = (uint64_t)s->task->row_count * s->v_stride;
+
+    memcpy(to, s->sums, floats * sizeof(float));
+    memcpy(to + floats, s->most, s->task->row_count * sizeof(float));
+    memcpy(to + floats + s->task->row_count, s->total, s->task->row_count * sizeof(float));
+}
+
+static KVA_TARGET void clear(const struct strip *s)
+{
+    memset(s->sums, 0, sizeof(float) * kva_head_rows(s->task->row_count) * s->v_stride);
+    for (uint32_t i = 0; i < s->task->row_count; i++) {
+        s->most[i] = -INFINITY;
+        s->total[i] = 0;
+    }
+}
+
+/* One tile, head by head, the next one's rows known meanwhile: behind the last head comes the first
+ * one's next tile. */
+static KVA_TARGET void do_heads(const struct strip *all, struct tile *tile, uint32_t end)
+{
+    const struct kva_flash_task *task = all->task;
+
+    for (uint32_t h = 0; h < task->head_count; h++) {
+        struct strip s = head_of(all, h);
+        uint32_t is_last = h + 1 == task->head_count;
+        uint32_t next = is_last ? tile->first + KVA_TILE : tile->first;
+
+        memcpy(tile->k, tile->next_k, sizeof(tile->k));
+        memcpy(tile->v, tile->next_v, sizeof(tile->v));
+        if (next < end)
+            kva_flash_rows(all->run, task, is_last ? task->kv_head : s.kv_head + 1, next,
+                           tile->next_k, tile->next_v);
+        if (tile->row < tile->end)
+            do_tile(&s, tile);
+    }
+}
+
+static KVA_TARGET void attend(const struct kva_flash_run *run, const struct kva_flash_task *task,
+                              float *memory)
+{
+    struct strip all = strip_of(run, task, memory);
+    struct tile tile;
+    uint32_t end;
+
+    for (uint32_t h = 0; h < task->head_count; h++) {
+        struct strip s = head_of(&all, h);
+
+        load_q(&s);
+        clear(&s);
+    }
+    kva_flash_bounds(run->what, task, &tile.first, &end);
+    kva_flash_rows(run, task, task->kv_head, tile.first, tile.next_k, tile.next_v);
+    for (; tile.first < end; tile.first += KVA_TILE) {
+        uint32_t tokens = task->end - tile.first;
+
+        tile.vectors = ((tokens < KVA_TILE ? tokens : KVA_TILE) + VLANES - 1) / VLANES;
+        find_rows(&all, &tile);
+        do_heads(&all, &tile, end);
+    }
+    for (uint32_t h = 0; h < task->head_count; h++) {
+        struct strip s = head_of(&all, h);
+
+        if (task->partial != KVA_WHOLE)
+            leave_partial(&s);
+        for (uint32_t i = 0; i < task->row_count && task->partial == KVA_WHOLE; i++)
+            finish_row(&s, i);
+    }
+}
+
+/* sums, maxima and totals of row i, plus those of a partial result. */
+static KVA_TARGET void merge_row(const struct strip *s, uint32_t i, const float *partial)
+{
+    uint64_t floats = (uint64_t)s->task->row_count * s->v_stride;
+    const float *more = partial + (uint64_t)i * s->v_stride;
+    float *sums = s->sums + (uint64_t)i * s->v_stride;
+    float most = partial[floats + i], total = partial[floats + s->task->row_count + i];
+    float base = most > s->most[i] || most != most ? most : s->most[i];
+    float mine, theirs;
+
+    if (most == -INFINITY)
+        return;
+    mine = exp2f(s->most[i] - base);
+    theirs = exp2f(most - base);
+    for (uint32_t d = 0; d < s->v_stride; d += VLANES)
+        v_store(sums + d,
+                v_fma(v_load(more + d), v_set1(theirs), v_mul(v_load(sums + d), v_set1(mine))));
+    s->total[i] = s->total[i] * mine + total * theirs;
+    s->most[i] = base;
+}
+
+static KVA_TARGET void merge(const struct kva_flash_run *run, const struct kva_flash_task *first,
+                             float *memory)
+{
+    struct strip all = strip_of(run, first, memory);
+
+    for (uint32_t h = 0; h < first->head_count; h++) {
+        struct strip s = head_of(&all, h);
+
+        clear(&s);
+        for (uint32_t c = 0; c < first->chunks; c++)
+            for (uint32_t i = 0; i < first->row_count; i++)
+                merge_row(&s, i, partial_of(&s, first + c));
+        for (uint32_t i = 0; i < first->row_count; i++)
+            finish_row(&s, i);
+    }
+}
+
+const struct kva_flash_code FLASH_CODE = {flash_is_here, attend, merge};
