@@ -75,13 +75,16 @@ static int accepts(const kva_attention *what)
     return 0;
 }
 
-/* The balanced map: as many thread blocks as the device runs at once. */
-static int plan_of(const kva_attention *what, const hopper_decode_kernel &kernel,
+/* The balanced map: as many thread blocks as the device runs at once. The stream is looked at
+ * unless `stream` is NULL, which is of any device. */
+static int plan_of(const kva_attention *what, const hopper_decode_kernel &kernel, void *stream,
                    struct kva_plan *plan)
 {
     struct kva_cuda_device device;
     int code = kva_cuda_device(&device);
 
+    if (!code)
+        code = kva_cuda_check_stream(&device, (cudaStream_t)stream);
     if (code)
         return code;
     kva_plan_describe(what, plan);
@@ -99,12 +102,15 @@ static int plan_of(const kva_attention *what, const hopper_decode_kernel &kernel
 
 static int info(const kva_attention *what, kva_info *out)
 {
+    hopper_decode_kernel kernel = kernel_of(what);
     struct kva_plan plan;
     int code;
 
     if (!what->batch.seq_count || !what->batch.q_total)
         return 0;
-    code = plan_of(what, kernel_of(what), &plan);
+    code = plan_of(what, kernel, nullptr, &plan);
+    if (!code)
+        code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
     if (code)
         return code;
     out->task_limit = plan.task_limit;
@@ -115,7 +121,7 @@ static int info(const kva_attention *what, kva_info *out)
 static int plan(const kva_attention *what, void *workspace, void *stream)
 {
     struct kva_plan plan;
-    int code = plan_of(what, kernel_of(what), &plan);
+    int code = plan_of(what, kernel_of(what), stream, &plan);
 
     return code ? code : kva_plan_build(&plan, &what->batch, workspace, (cudaStream_t)stream);
 }
@@ -210,7 +216,7 @@ static const void *scales_of(const void *scales, const kva_cache &c, uint32_t la
 static int launch(const hopper_decode_kernel &kernel, hopper_decode *p, cudaStream_t stream)
 {
     void *arguments[] = {p};
-    int code = kva_cuda_allow_shared(kernel.entry, (int)kernel.shared_bytes);
+    int code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
 
     if (code)
         return code;
@@ -225,7 +231,7 @@ static int run(const kva_attention *what, uint32_t layer, const void *q, void *o
 {
     hopper_decode_kernel kernel = kernel_of(what);
     hopper_decode p = {};
-    int code = plan_of(what, kernel, &p.plan);
+    int code = plan_of(what, kernel, stream, &p.plan);
 
     if (!code)
         code = encode_maps(&p, what->cache, layer);

@@ -10,10 +10,10 @@
  *   O^T (D × N) = O^T exp2(m_before − m) + V^T (D × 64) P^T     V read transposed, P through memory
  *
  * A thread block is one warpgroup that computes and one warp that fills a ring of tiles (K and V
- * alternate) with boxes of the tensor map; the block index is a coordinate. Two or three blocks an
- * SM keep 160 to 192 KB in flight. They work off their tasks of the balanced map (plan.cuh); units
- * of several parts are merged by whoever finishes last, in the order of the parts, so that results
- * are the same from run to run. A partial result is a row of D floats and (m, l) for each column.
+ * alternate) with boxes of the tensor map; the block index is a coordinate. Two blocks an SM keep
+ * 128 KB in flight. They work off their tasks of the balanced map (plan.cuh); units of several
+ * parts are merged by whoever finishes last, in the order of the parts, so that results are the
+ * same from run to run. A partial result is a row of D floats and (m, l) for each column.
  *
  * Quantised K and V become f16 in registers, exactly, as the A operand (hopper_decode_8.cuh); Q is
  * divided by a power of two a column, so that it fits f16.

@@ -19,11 +19,8 @@ template <class T_, class C_, int N_, int D_> struct hopper_decode_shape {
     static constexpr int halves = D / 64; /* of a head, 64 elements each: atoms of M */
     static constexpr int columns = D * sizeof(C) / 128; /* of atoms in a tile */
     static constexpr uint32_t tile_bytes = hopper_tile_tokens * D * sizeof(C);
-    static constexpr uint32_t blocks_per_sm = N <= 16 ? 3 : 2;
-    static constexpr uint32_t tiles = (N <= 16   ? 65536
-                                       : N <= 32 ? 98304
-                                                 : 65536) /
-                                      (2 * tile_bytes); /* K and V, in the ring */
+    static constexpr uint32_t blocks_per_sm = 2;
+    static constexpr uint32_t tiles = 65536 / (2 * tile_bytes); /* K and V, in the ring */
     static constexpr uint32_t ring = 2 * tiles;
     /* 8 tokens of a tile: an atom, or two, one for each half of the head. */
     static constexpr uint32_t atom_group = 1024 * columns;

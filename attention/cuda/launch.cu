@@ -5,10 +5,12 @@
 #include "launch.cuh"
 
 #include <mutex>
+#include <set>
+#include <utility>
 
 #define DEVICE_LIMIT 64
 
-static std::mutex lock; /* orders accesses to known */
+static std::mutex lock; /* orders accesses to known devices and prepared kernels */
 static struct kva_cuda_device known[DEVICE_LIMIT];
 
 int kva_cuda_result(cudaError_t result, const char *doing)
@@ -75,12 +77,15 @@ int kva_cuda_device(struct kva_cuda_device *out)
 
 int kva_cuda_check_stream(const struct kva_cuda_device *device, cudaStream_t stream)
 {
+    enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     int ordinal = device->ordinal;
     cudaError_t result;
 
     if (!stream || stream == cudaStreamLegacy || stream == cudaStreamPerThread)
         return 0;
-    result = cudaStreamGetDevice(stream, &ordinal);
+    result = cudaStreamIsCapturing(stream, &capture);
+    if (result == cudaSuccess && capture == cudaStreamCaptureStatusNone)
+        result = cudaStreamGetDevice(stream, &ordinal);
     if (result != cudaSuccess)
         return kva_cuda_result(result, "stream");
     if (ordinal == device->ordinal)
@@ -91,11 +96,23 @@ int kva_cuda_check_stream(const struct kva_cuda_device *device, cudaStream_t str
                          ordinal, device->ordinal);
 }
 
-int kva_cuda_allow_shared(const void *kernel, int bytes)
+int kva_cuda_prepare(const void *kernel, int shared_bytes)
 {
-    if (bytes <= 48 * 1024)
+    static std::set<std::pair<const void *, int>> prepared; /* kernels and devices */
+    std::lock_guard<std::mutex> guard(lock);
+    struct cudaFuncAttributes attributes;
+    int ordinal = 0;
+    cudaError_t result = cudaGetDevice(&ordinal);
+
+    if (result == cudaSuccess && prepared.count({kernel, ordinal}))
         return 0;
-    return kva_cuda_result(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-        "shared memory of a kernel");
+    if (result == cudaSuccess)
+        result = cudaFuncGetAttributes(&attributes, kernel);
+    if (result == cudaSuccess && shared_bytes > 48 * 1024)
+        result =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    if (result != cudaSuccess)
+        return kva_cuda_result(result, "a kernel for this device");
+    prepared.insert({kernel, ordinal});
+    return 0;
 }

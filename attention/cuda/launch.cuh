@@ -21,13 +21,15 @@ struct kva_cuda_device {
 /* The calling thread's; asked once a device. NOT_SUPPORTED below 8.0, SYSTEM. */
 int kva_cuda_device(struct kva_cuda_device *out);
 
-/* INVALID when `stream` is not of `device`; the default streams are of any. */
+/* INVALID when `stream` is not of `device`; the default streams are of any, and what is being
+ * captured is not asked. */
 int kva_cuda_check_stream(const struct kva_cuda_device *device, cudaStream_t stream);
 
 /* 0, or SYSTEM with CUDA's name for the failure of `doing`. */
 int kva_cuda_result(cudaError_t result, const char *doing);
 
-/* Let `kernel` have so much dynamic shared memory. Cheap, and allowed during a capture. */
-int kva_cuda_allow_shared(const void *kernel, int bytes);
+/* Load `kernel` and let it have so much dynamic shared memory, once a device: what is loaded only
+ * when it is launched would break a capture. */
+int kva_cuda_prepare(const void *kernel, int shared_bytes);
 
 #endif

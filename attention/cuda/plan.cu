@@ -40,6 +40,12 @@ static __host__ __device__ uint32_t tiles_max(const struct kva_plan &plan)
     return (uint32_t)ceil_div(packed < plan.packed_max ? packed : plan.packed_max, plan.row_tile);
 }
 
+/* Listed: one unit's heads leave room for another part. */
+static __host__ __device__ bool is_ever_cut(const struct kva_plan &plan)
+{
+    return !plan.is_invariant && plan.unit_heads * 2 <= plan.grid;
+}
+
 void kva_plan_limits(struct kva_plan *plan)
 {
     uint64_t tiles = (uint64_t)plan->seq_count * tiles_max(*plan);
@@ -47,7 +53,7 @@ void kva_plan_limits(struct kva_plan *plan)
     uint64_t units = tiles < by_rows ? tiles : by_rows, tasks, slots;
 
     if (!plan->is_balanced) {
-        slots = plan->is_invariant ? 0 : 2 * (plan->grid / plan->unit_heads + 1);
+        slots = is_ever_cut(*plan) ? 2 * (plan->grid / plan->unit_heads + 1) : 0;
         tasks = units > slots ? units : slots;
     } else if (plan->is_invariant) {
         uint32_t parts = kva_plan_fixed_parts(plan->kv_max);
@@ -374,8 +380,6 @@ static __global__ void __launch_bounds__(THREADS)
 
 struct listing {
     uint32_t starts[BINS]; /* of tasks; bin 0 has the longest */
-    uint64_t tiles;
-    uint64_t units;
     uint32_t slots;
 };
 
@@ -417,15 +421,33 @@ static __device__ void starts_of(struct listing *listing, uint64_t *scratch, uin
     __syncthreads();
 }
 
-/* Where units are cut: nowhere, or so that all heads' parts fill the device once. */
-static __device__ uint64_t part_tiles_of(const struct kva_plan &plan, const struct listing &listing)
+/* Tasks of all heads when units are cut into parts of so many tiles. */
+static __device__ uint64_t tasks_of(const struct kva_plan &plan, const struct arrays &in,
+                                    uint64_t part_tiles, uint64_t *scratch)
+{
+    uint64_t parts = 0, total;
+
+    deal_units(plan, in, [&](const struct kva_task &, uint32_t tiles) {
+        parts += parts_of(tiles, part_tiles);
+    });
+    scan(parts, scratch, &total);
+    return total * plan.unit_heads;
+}
+
+/* Where units are cut: nowhere, or so that the device runs all heads' parts at once, with little
+ * to spare. All threads get the same. */
+static __device__ uint64_t part_tiles_of(const struct kva_plan &plan, const struct arrays &in,
+                                         uint64_t tiles, uint64_t units, uint64_t *scratch)
 {
     uint64_t part;
 
-    if (plan.is_invariant || listing.units * plan.unit_heads >= plan.grid)
+    if (!is_ever_cut(plan) || units * plan.unit_heads * 2 > plan.grid)
         return UINT32_MAX;
-    part = ceil_div(listing.tiles * plan.unit_heads, plan.grid);
-    return part > plan.part_min ? part : plan.part_min;
+    part = ceil_div(tiles * plan.unit_heads, plan.grid);
+    part = part > plan.part_min ? part : plan.part_min;
+    for (int i = 0; i < 16 && tasks_of(plan, in, part, scratch) > plan.grid; i++)
+        part += part / 16 + 1;
+    return part;
 }
 
 static __global__ void __launch_bounds__(THREADS)
@@ -445,13 +467,9 @@ static __global__ void __launch_bounds__(THREADS)
     scan(tiles_sum, scratch, &total);
     tiles_sum = total;
     scan(units, scratch, &total);
-    if (threadIdx.x == 0) {
-        listing.tiles = tiles_sum;
-        listing.units = total;
+    if (threadIdx.x == 0)
         listing.slots = 0;
-    }
-    __syncthreads();
-    part_tiles = part_tiles_of(plan, listing);
+    part_tiles = part_tiles_of(plan, in, tiles_sum, total, scratch);
 
     deal_units(plan, in, [&](const struct kva_task &, uint32_t tiles) {
         uint32_t parts = parts_of(tiles, part_tiles);

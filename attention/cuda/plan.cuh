@@ -126,24 +126,28 @@ static inline __host__ __device__ uint32_t kva_plan_fixed_parts(uint32_t tokens)
     return parts < 1 ? 1 : parts < KVA_PLAN_PARTS_MAX ? parts : KVA_PLAN_PARTS_MAX;
 }
 
+/* One more part of a unit has come; true when all have. The count is ready for the next layer then.
+ */
+static inline __device__ bool kva_plan_count(uint32_t *arrivals, uint32_t parts)
+{
+    bool is_last = atomicAdd(arrivals, 1) + 1 == parts;
+
+    if (is_last)
+        *arrivals = 0;
+    return is_last;
+}
+
 /* True in all threads of the block that is the last of a unit's parts to come here; it then sees
  * what the others stored before. `scratch` is a word of shared memory. All threads call. */
 static inline __device__ bool kva_plan_arrive(uint32_t *arrivals, uint32_t parts, uint32_t *scratch)
 {
     __threadfence(); /* this thread's partial result, before the count below */
     __syncthreads();
-    if (threadIdx.x == 0) {
-        uint32_t before = atomicAdd(arrivals, 1);
-
-        if (before + 1 == parts)
-            *arrivals = 0; /* for the next layer */
-        *scratch = before + 1 == parts;
-    }
+    if (threadIdx.x == 0)
+        *scratch = kva_plan_count(arrivals, parts);
     __syncthreads();
-    if (!*scratch)
-        return false;
     __threadfence(); /* the count above, before the loads of others' results */
-    return true;
+    return *scratch;
 }
 
 #endif

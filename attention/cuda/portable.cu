@@ -11,7 +11,7 @@
  * Which kernel a sequence gets depends on its own rows alone, as the invariant mode wants.
  */
 #include "launch.cuh"
-#include "portable.cuh"
+#include "portable_launch.cuh"
 #include "portable_shapes.cuh"
 
 #include <stdio.h>
@@ -129,6 +129,11 @@ static int choose(const struct kva_attention *what, struct choice *out)
     return 0;
 }
 
+static int prepare(const struct kva_portable_kernel &kernel)
+{
+    return kva_cuda_prepare(kernel.function, (int)kernel.shared_bytes);
+}
+
 static int accepts(const struct kva_attention *what)
 {
     struct choice choice;
@@ -153,7 +158,11 @@ static int info(const struct kva_attention *what, struct kva_info *out)
              : what->cache.dtype == KVMEM_DTYPE_INT8 ? " int8"
                                                      : " e4m3",
              choice.shape->head_dim_k, choice.shape->head_dim_v);
-    return 0;
+    if (choice.has_few)
+        code = prepare(choice.shape->few);
+    if (!code && choice.has_many)
+        code = prepare(choice.shape->many);
+    return code;
 }
 
 static int plan(const struct kva_attention *what, void *workspace, void *stream)
@@ -210,8 +219,8 @@ static void set_score(const struct kva_attention *what, struct kva_score *score)
     score->has_tree = what->tree_mask != nullptr;
 }
 
-static struct kva_portable arguments(const struct kva_attention *what, uint32_t layer,
-                                     const void *q, void *out, float *lse)
+struct kva_portable kva_portable_arguments(const struct kva_attention *what, uint32_t layer,
+                                           const void *q, void *out, float *lse)
 {
     struct kva_portable a = {};
 
@@ -252,7 +261,7 @@ static int launch(const struct kva_portable_kernel &kernel, const struct kva_pla
     a->plan = plan;
     a->view = kva_plan_view_of(kva_plan_layout_of(&plan), workspace);
     a->slices = slices;
-    code = kva_cuda_allow_shared(kernel.function, (int)kernel.shared_bytes);
+    code = prepare(kernel);
     if (code)
         return code;
     return kva_cuda_result(cudaLaunchKernel(kernel.function, dim3((uint32_t)blocks),
@@ -264,7 +273,7 @@ static int launch(const struct kva_portable_kernel &kernel, const struct kva_pla
 static int run(const struct kva_attention *what, uint32_t layer, const void *q, void *out,
                float *lse, void *workspace, void *stream)
 {
-    struct kva_portable a = arguments(what, layer, q, out, lse);
+    struct kva_portable a = kva_portable_arguments(what, layer, q, out, lse);
     struct choice choice;
     int code = choose(what, &choice);
 

@@ -59,13 +59,14 @@ struct kva_portable {
 static constexpr float KVA_LOG2E = 1.4426950408889634f;
 static constexpr float KVA_LN2 = 0.6931471805599453f;
 
-/* A task's rows [0, count) of its tile and what they see; one thread a row. Those behind see
- * nothing. */
+/* A task's rows [0, count) of its tile and what they see, by `threads` threads. Those behind the
+ * task's see nothing. */
 static __device__ __forceinline__ void kva_rows_set(const struct kva_portable &a,
                                                     const struct kva_task &task, uint32_t kv_head,
-                                                    struct kva_row *rows, uint32_t count)
+                                                    struct kva_row *rows, uint32_t count,
+                                                    uint32_t thread, uint32_t threads)
 {
-    for (uint32_t r = threadIdx.x; r < count; r += blockDim.x) {
+    for (uint32_t r = thread; r < count; r += threads) {
         uint32_t packed = task.packed + r, token = packed / a.plan.group;
         struct kva_row row = {};
 
@@ -335,6 +336,42 @@ static __device__ __forceinline__ void kva_store_part(const Tile &tile, float ra
         if (lane % 4 == 0)
             *(float2 *)(at + DV) =
                 make_float2(tile.top[r / 2][r % 2] * rate, tile.sum[r / 2][r % 2]);
+    }
+}
+
+/* The same rows, final, straight from registers. */
+template <typename Element, int DV, int MB, typename Tile>
+static __device__ __forceinline__ void kva_store_final(const struct kva_portable &a,
+                                                       const Tile &tile, float rate,
+                                                       const struct kva_row *rows,
+                                                       uint32_t row_limit, uint32_t first_row,
+                                                       uint32_t slice)
+{
+    uint32_t lane = threadIdx.x % 32;
+
+#pragma unroll
+    for (int r = 0; r < MB * 2; r++) {
+        uint32_t index = first_row + r * 8 + lane / 4;
+        const struct kva_row row = rows[index];
+        float factor;
+
+        if (index >= row_limit)
+            continue;
+        factor = tile.unit * kva_end_row(a, row, tile.top[r / 2][r % 2] * rate,
+                                         tile.sum[r / 2][r % 2], slice == 0 && lane % 4 == 0);
+        Element *out = kva_out_of<Element>(a, row) + slice * DV + lane % 4 * 2;
+#pragma unroll
+        for (int d = 0; d < DV / 8; d++) {
+            uint32_t two = kva_pack<Element>(tile.o[r / 2][d][r % 2 * 2] * factor,
+                                             tile.o[r / 2][d][r % 2 * 2 + 1] * factor);
+
+            if (a.out_is_aligned) {
+                *(uint32_t *)(out + d * 8) = two;
+            } else {
+                ((uint16_t *)out)[d * 8] = two & 0xffff;
+                ((uint16_t *)out)[d * 8 + 1] = two >> 16;
+            }
+        }
     }
 }
 

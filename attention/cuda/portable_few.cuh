@@ -139,7 +139,8 @@ template <typename S> struct kva_few_warp {
 
         if (!__any_sync(~0u, kva_find_wild<Element, S::DV, S::TOKENS, 32>(wide.v[0], lane, false)))
             return;
-        tile.add_wild(wide.v[0], shared.rows, (int32_t)first, task.position, a.score.has_tree);
+        tile.add_wild(kva_padded_words<S::DV, Element>{wide.v[0]}, shared.rows, (int32_t)first,
+                      task.position, a.score.has_tree);
         __syncwarp();
         kva_find_wild<Element, S::DV, S::TOKENS, 32>(wide.v[0], lane, true);
         __syncwarp();
@@ -147,7 +148,7 @@ template <typename S> struct kva_few_warp {
 
     __device__ __forceinline__ void weigh(uint32_t stage, int32_t first, bool is_common)
     {
-        float rescale = 1;
+        float alpha[1][2], unit = 1;
 
         if constexpr (S::NARROW)
             tile.scale_scores(ring.k_scale[stage]);
@@ -156,8 +157,9 @@ template <typename S> struct kva_few_warp {
         if (!is_common)
             tile.mask(shared.rows, first, task.position, a.score.has_tree);
         if constexpr (S::NARROW)
-            rescale = tile.next_unit(ring.v_scale[stage]);
-        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, rescale);
+            unit = tile.next_unit(ring.v_scale[stage]);
+        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, alpha);
+        tile.rescale(alpha, unit);
         if constexpr (S::NARROW)
             tile.scale_weights(ring.v_scale[stage]);
     }
@@ -198,7 +200,7 @@ template <typename S> struct kva_few_warp {
         v = a.v.base + kv_head * a.v.head_stride + slice * S::DV * BYTES;
         kva_common_tokens(a, task, &common_first, &common_end);
         look(0);
-        kva_rows_set(a, task, kv_head, shared.rows, S::ROWS);
+        kva_rows_set(a, task, kv_head, shared.rows, S::ROWS, threadIdx.x, S::THREADS);
         __syncthreads();
         kva_load_q<Element, S::DK, S::ROWS, S::THREADS>(a, shared.rows, task.packed_count,
                                                         shared.q[0]);

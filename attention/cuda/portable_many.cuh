@@ -152,7 +152,7 @@ template <typename S> struct kva_many_block {
         if (threadIdx.x == 0)
             shared.task = a.view.tasks[index];
         __syncthreads();
-        kva_rows_set(a, task, kv_head(), shared.rows, S::ROWS);
+        kva_rows_set(a, task, kv_head(), shared.rows, S::ROWS, threadIdx.x, S::THREADS);
         kva_common_tokens(a, task, &common_first, &common_end);
         if (threadIdx.x < S::BN) {
             uint32_t t = task.kv_first + threadIdx.x;
@@ -181,8 +181,9 @@ template <typename S> struct kva_many_block {
         if (!__syncthreads_or(
                 kva_find_wild<Element, S::DV, S::BN, S::THREADS>(shared.v[0], threadIdx.x, false)))
             return;
-        tile.add_wild(shared.v[0], shared.rows + threadIdx.x / 32 * 16 * S::MB, (int32_t)first,
-                      task.position, a.score.has_tree);
+        tile.add_wild(kva_padded_words<S::DV, Element>{shared.v[0]},
+                      shared.rows + threadIdx.x / 32 * 16 * S::MB, (int32_t)first, task.position,
+                      a.score.has_tree);
         __syncthreads();
         kva_find_wild<Element, S::DV, S::BN, S::THREADS>(shared.v[0], threadIdx.x, true);
         __syncthreads();
@@ -201,7 +202,7 @@ template <typename S> struct kva_many_block {
     {
         const struct kva_row *rows = shared.rows + threadIdx.x / 32 * 16 * S::MB;
         int32_t first = (int32_t)(task.kv_first + j * S::BN);
-        float rescale = 1;
+        float alpha[S::MB][2], unit = 1;
 
         if constexpr (S::NARROW)
             tile.scale_scores(shared.k_scale[j & 1]);
@@ -210,8 +211,9 @@ template <typename S> struct kva_many_block {
         if (!is_common)
             tile.mask(rows, first, task.position, a.score.has_tree);
         if constexpr (S::NARROW)
-            rescale = tile.next_unit(shared.v_scale[j & 1]);
-        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, rescale);
+            unit = tile.next_unit(shared.v_scale[j & 1]);
+        tile.softmax(a.score.is_bent ? 1 : a.score.scale_log2, alpha);
+        tile.rescale(alpha, unit);
         if constexpr (S::NARROW)
             tile.scale_weights(shared.v_scale[j & 1]);
     }
@@ -262,44 +264,14 @@ template <typename S> struct kva_many_block {
         tile.values(kva_shared_address(shared.v[0]) + kva_a_lane<S::DV + 8>(lane));
     }
 
-    /* Final rows, straight from registers. */
-    __device__ __forceinline__ void store(float rate)
-    {
-        uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-
-#pragma unroll
-        for (int r = 0; r < S::MB * 2; r++) {
-            uint32_t index = warp * 16 * S::MB + r * 8 + lane / 4;
-            const struct kva_row row = shared.rows[index];
-            float factor;
-
-            if (index >= task.packed_count)
-                continue;
-            factor = tile.unit * kva_end_row(a, row, tile.top[r / 2][r % 2] * rate,
-                                             tile.sum[r / 2][r % 2], slice() == 0 && lane % 4 == 0);
-            Element *out = kva_out_of<Element>(a, row) + slice() * S::DV + lane % 4 * 2;
-#pragma unroll
-            for (int d = 0; d < S::DV / 8; d++) {
-                uint32_t two = kva_pack<Element>(tile.o[r / 2][d][r % 2 * 2] * factor,
-                                                 tile.o[r / 2][d][r % 2 * 2 + 1] * factor);
-
-                if (a.out_is_aligned) {
-                    *(uint32_t *)(out + d * 8) = two;
-                } else {
-                    ((uint16_t *)out)[d * 8] = two & 0xffff;
-                    ((uint16_t *)out)[d * 8 + 1] = two >> 16;
-                }
-            }
-        }
-    }
-
     __device__ __forceinline__ void end()
     {
         float rate = a.score.is_bent ? 1 : a.score.scale_log2;
 
         tile.finish_sums();
         if (task.parts == 1) {
-            store(rate);
+            kva_store_final<Element, S::DV, S::MB>(a, tile, rate, shared.rows, task.packed_count,
+                                                   threadIdx.x / 32 * 16 * S::MB, slice());
             return;
         }
         kva_store_part<S::DV, S::MB>(tile, rate, kva_slot_of(a, task, unit_head, task.part),

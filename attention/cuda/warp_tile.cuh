@@ -186,14 +186,14 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
             });
     }
 
-    /* s becomes exp(score − m); o and sum follow. `rescale`: what a new unit does to o. */
-    __device__ __forceinline__ void softmax(float rate, float rescale)
+    /* s becomes exp(score − m), sum follows; alpha: what that does to o. */
+    __device__ __forceinline__ void softmax(float rate, float (&alpha)[MB][2])
     {
 #pragma unroll
         for (int m = 0; m < MB; m++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                float high = top[m][half], base, alpha, total = 0;
+                float high = top[m][half], base, total = 0;
 
 #pragma unroll
                 for (int n = 0; n < NB; n++)
@@ -201,7 +201,7 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
                 high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
                 high = fmaxf(high, __shfl_xor_sync(~0u, high, 2));
                 base = high == -CUDART_INF_F ? 0 : high * rate; /* nothing seen so far */
-                alpha = kva_exp2(top[m][half] * rate - base);
+                alpha[m][half] = kva_exp2(top[m][half] * rate - base);
                 top[m][half] = high;
 #pragma unroll
                 for (int n = 0; n < NB; n++)
@@ -212,15 +212,25 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
                         s[m][n][half * 2 + e] = p;
                         total += p;
                     }
-                sum[m][half] = sum[m][half] * alpha + total;
-                alpha *= rescale;
-#pragma unroll
-                for (int d = 0; d < DV / 8; d++) {
-                    o[m][d][half * 2] *= alpha;
-                    o[m][d][half * 2 + 1] *= alpha;
-                }
+                sum[m][half] = sum[m][half] * alpha[m][half] + total;
             }
         }
+    }
+
+    __device__ __forceinline__ void rescale(const float (&alpha)[MB][2], float more)
+    {
+#pragma unroll
+        for (int m = 0; m < MB; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float factor = alpha[m][half] * more;
+
+#pragma unroll
+                for (int d = 0; d < DV / 8; d++) {
+                    o[m][d][half * 2] *= factor;
+                    o[m][d][half * 2 + 1] *= factor;
+                }
+            }
     }
 
     /* The unit for a tile whose scales of V are these; what it does to o. */
@@ -289,12 +299,12 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
         }
     }
 
-    /* Infinities and NaN of V's tile, added to the rows that see them. The caller clears them. */
-    __device__ __forceinline__ void add_wild(const Element *v, const struct kva_row *rows,
+    /* Infinities and NaN of V's tile, added to the rows that see them. The caller clears them.
+     * word_at(t, d): elements d and d + 1 of token t of the tile. */
+    template <typename Word>
+    __device__ __forceinline__ void add_wild(Word word_at, const struct kva_row *rows,
                                              int32_t first, int32_t new_first, bool has_tree)
     {
-        const uint32_t *mine = (const uint32_t *)v + threadIdx.x % 4;
-
 #pragma unroll 1
         for (int t = 0; t < NB * 8; t++) {
             bool seen[MB * 2];
@@ -304,7 +314,7 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
                 seen[r] = sees(rows[r * 8 + threadIdx.x % 32 / 4], first + t, new_first, has_tree);
 #pragma unroll
             for (int d = 0; d < DV / 8; d++) {
-                uint32_t two = mine[(t * V_PITCH + d * 8) / 2];
+                uint32_t two = word_at(t, d * 8 + threadIdx.x % 4 * 2);
 
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
@@ -329,6 +339,16 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
                 sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 1);
                 sum[m][half] += __shfl_xor_sync(~0u, sum[m][half], 2);
             }
+    }
+};
+
+/* For add_wild, of a tile of padded rows. */
+template <int DV, typename Element> struct kva_padded_words {
+    const Element *v;
+
+    __device__ __forceinline__ uint32_t operator()(uint32_t t, uint32_t d) const
+    {
+        return *(const uint32_t *)(v + t * (DV + 8) + d);
     }
 };
 

@@ -220,7 +220,7 @@ static void run_far(uint64_t stride, uint64_t least_bytes)
                                    .flags = KVA_CAUSAL,
                                    .block_stride_bytes = stride};
     void *stream = kvt_gpu_stream_new();
-    struct kvt_memory memory = kvt_gpu_attention_memory(stream);
+    struct kvt_memory memory = kvt_gpu_attention_far_memory(stream);
     struct kvt_attention_scene s;
     const char *kernel;
 
