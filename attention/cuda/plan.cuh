@@ -2,23 +2,31 @@
  *
  * The task map: a batch cut into tasks, on the device, once a step, for all layers.
  *
- *   packed row  p of a sequence = row × group + head of the group: all query heads of a K/V head
- * see the same tokens, so they fill one tile together tile        row_tile packed rows of one
- * sequence and one unit head unit        a tile and the tokens that any of its rows sees:
- * [kv_first, kv_end), kv_first at a multiple of kv_tile unit head   a K/V head, or a slice of V of
- * one: unit_heads = kv_head_count × slices task        a part of a unit's tokens, cut at multiples
- * of kv_tile; all parts, in order, make the unit slot        room for a task's partial result
- * (listed: one for each unit head); only units of two parts and more have slots: those of a unit
- * are neighbours, in the order of parts
+ *   packed row  row × group + head of the group: all query heads of a K/V head see the same
+ *               tokens, so they fill one tile together
+ *
+ *   tile        row_tile packed rows of one sequence and one unit head
+ *
+ *   unit        a tile and the tokens that any of its rows sees: [kv_first, kv_end), kv_first at
+ *               a multiple of kv_tile
+ *
+ *   unit head   a K/V head, or a slice of V of one: unit_heads = kv_head_count × slices
+ *
+ *   task        a part of a unit's tokens, cut at multiples of kv_tile; all parts, in order, make
+ *               the unit
+ *
+ *   slot        room for a task's partial result (listed: one for each unit head); only units of
+ *               two parts and more have slots: those of a unit are neighbours, in order of parts
  *
  * Two ways to cut, both with grids known to the host:
  *
  *   balanced    a fixed grid; thread block c runs tasks [block_tasks[c], block_tasks[c + 1]). A
- * unit costs its tiles and `overhead`; the costs of all units, back to back, are cut into equal
- * shares. A thread block has at most two tasks that are parts of something, its first and its last,
- * so 2 × grid slots are enough. listed      thread block x runs task x ÷ unit_heads, unit head x %
- * unit_heads. Tasks with many tokens come first. Units are cut only where there are too few to fill
- * the device.
+ *               unit costs its tiles and `overhead`; the costs of all units, back to back, are
+ *               cut into equal shares. A thread block has at most two tasks that are parts of
+ *               something, its first and its last, so 2 × grid slots are enough.
+ *
+ *   listed      tasks with many tokens first, each for all unit heads in turn. Units are cut
+ *               only where there are too few to fill the device.
  *
  * With KVA_BATCH_INVARIANT cuts depend on the unit alone: balanced, as many equal parts as
  * kva_plan_fixed_parts() says, wherever they run; listed, none.
