@@ -169,7 +169,7 @@ int kva_merge_run(const struct kva_merge *what, const void *parts, const float *
                                           .out_row_stride =
                                               (uint64_t)what->head_count * what->head_dim,
                                           .out_head_stride = what->head_dim,
-            .row_limit = what->row_count};
+                                          .row_limit = what->row_count};
 
         return what->device == KVA_DEVICE_CUDA ? kva_merge_cuda(&job, stream) : kva_merge_cpu(&job);
     }

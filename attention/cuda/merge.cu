@@ -100,6 +100,8 @@ extern "C" int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
 
     if (!code)
         code = kva_cuda_check_stream(&device, (cudaStream_t)stream);
+    if (!code)
+        code = kva_cuda_prepare((const void *)merge_parts, 0);
     if (code)
         return code;
     if ((uintptr_t)job->parts % 16 || (uintptr_t)job->out % 16)

@@ -516,8 +516,12 @@ template <typename Element> static int launch(const struct job &job, dim3 grid, 
     const uint32_t rows = (job.q_max + TILE - 1) / TILE;
     const uint32_t tokens = (job.kv_max + TILE - 1) / TILE;
     const uint32_t elements = (job.dim_v + TILE - 1) / TILE;
-    int code = kva_cuda_allow_shared((const void *)compute_scores<Element>, SCORE_SHARED);
+    int code = kva_cuda_prepare((const void *)compute_scores<Element>, SCORE_SHARED);
 
+    if (!code)
+        code = kva_cuda_prepare((const void *)softmax_rows, 0);
+    if (!code)
+        code = kva_cuda_prepare((const void *)multiply_weights<Element>, 0);
     if (code)
         return code;
     if (tokens) {

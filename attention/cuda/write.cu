@@ -390,19 +390,24 @@ static struct job make_job(const struct kva_write *what)
     return job;
 }
 
-static void launch(const struct job &job, uint32_t sides, cudaStream_t stream)
+static int launch(const struct job &job, uint32_t sides, cudaStream_t stream)
 {
     const dim3 grid((job.token_count + WARPS - 1) / WARPS, job.layers, sides);
+    void (*kernel)(const struct job) = convert_rows<PIECES_LIMIT>;
     uint32_t dim = job.sides[0].dim;
+    int code;
 
     if (sides > 1 && job.sides[1].dim > dim)
         dim = job.sides[1].dim;
     if (job.from_dtype == job.dtype && !job.sides[0].rotary_dim)
-        copy_rows<<<grid, WARPS * 32, 0, stream>>>(job);
+        kernel = copy_rows;
     else if (dim <= 32 * KVA_EIGHT)
-        convert_rows<1><<<grid, WARPS * 32, 0, stream>>>(job);
-    else
-        convert_rows<PIECES_LIMIT><<<grid, WARPS * 32, 0, stream>>>(job);
+        kernel = convert_rows<1>;
+    code = kva_cuda_prepare((const void *)kernel, 0);
+    if (code)
+        return code;
+    kernel<<<grid, WARPS * 32, 0, stream>>>(job);
+    return kva_cuda_result(cudaGetLastError(), "writing K and V");
 }
 
 extern "C" int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint32_t layers,
@@ -439,6 +444,5 @@ extern "C" int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint
     job.sides[1] = {v, v_layer_stride, what->v_token_stride, what->v_head_stride, (char *)c->v,
                     (void *)c->v_scale, c->v_head_stride, c->v_token_stride, c->head_dim_v, 0,
                     lanes_for(c->head_dim_v)};
-    launch(job, sides, (cudaStream_t)stream);
-    return kva_cuda_result(cudaGetLastError(), "writing K and V");
+    return launch(job, sides, (cudaStream_t)stream);
 }

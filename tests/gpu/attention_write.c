@@ -22,7 +22,26 @@ static uint32_t share_of(uint32_t rounds)
     return share ? rounds / (uint32_t)atoi(share) + 1 : rounds;
 }
 
-static void check_write(uint64_t seed, void *stream)
+/* Run it, or capture it and launch the graph. */
+static void run_write(const struct kvt_write_world *world, const struct kvt_write_memory *device,
+                      void *stream, bool is_graph)
+{
+    char name[200];
+    void *graph;
+
+    if (is_graph)
+        kvt_gpu_capture_begin(stream);
+    KVT_REQUIRE(kvt_write_run(world, KVA_DEVICE_CUDA, device, stream) == 0, "%s: %s",
+                kvt_write_name(world, name), kva_error());
+    if (!is_graph)
+        return;
+    graph = kvt_gpu_capture_end(stream, NULL);
+    kvt_gpu_graph_launch(graph, stream);
+    kvt_gpu_sync(stream);
+    kvt_gpu_graph_drop(graph);
+}
+
+static void check_write(uint64_t seed, void *stream, bool is_graph)
 {
     struct kvt_write_world world;
     struct kvt_write_memory device = {NULL};
@@ -36,8 +55,7 @@ static void check_write(uint64_t seed, void *stream)
             kvt_gpu_copy(kvt_write_parts(&device)[i], kvt_write_parts(&world.host)[i],
                          world.bytes[i], stream);
         }
-    KVT_REQUIRE(kvt_write_run(&world, KVA_DEVICE_CUDA, &device, stream) == 0, "%s: %s",
-                kvt_write_name(&world, name), kva_error());
+    run_write(&world, &device, stream, is_graph);
     for (uint32_t i = 0; i < 3; i++) {
         seen[i] = malloc(world.bytes[i] + 1);
         if (world.bytes[i])
@@ -58,7 +76,17 @@ static void writes(void)
     void *stream = kvt_gpu_stream_new();
 
     for (uint64_t seed = 1; seed <= share_of(WRITE_CASES); seed++)
-        check_write(seed, stream);
+        check_write(seed, stream, false);
+    kvt_gpu_stream_drop(stream);
+}
+
+/* The first launches of this process are captured ones. */
+static void writes_in_graphs(void)
+{
+    void *stream = kvt_gpu_stream_new();
+
+    for (uint64_t seed = 5001; seed <= 5020; seed++)
+        check_write(seed, stream, true);
     kvt_gpu_stream_drop(stream);
 }
 
@@ -191,8 +219,11 @@ static void refusals(void)
     kvt_gpu_free(memory);
 }
 
-static const struct kvt_case cases[] = {
-    {"writes", writes, 0}, {"merges", merges, 0}, {"refusals", refusals, 0}, {NULL, NULL, 0}};
+static const struct kvt_case cases[] = {{"writes", writes, 0},
+                                        {"writes_in_graphs", writes_in_graphs, 0},
+                                        {"merges", merges, 0},
+                                        {"refusals", refusals, 0},
+                                        {NULL, NULL, 0}};
 
 int main(int argc, char **argv)
 {
