@@ -59,7 +59,7 @@ KV_LDFLAGS := $(filter -fsanitize=%,$(FLAGS_$(MODE))) -pthread -Wl,--as-needed
 INCLUDE := -Iinclude -Ilibkvmem
 $(B)/obj/attention/%.o: INCLUDE := -Iinclude
 $(B)/obj/bench/%.o:     INCLUDE += -Ibench
-$(B)/obj/bench/gpu/%.o: INCLUDE += -Itests
+$(B)/obj/bench/gpu/%.o $(B)/obj/bench/attention/%.o: INCLUDE += -Itests
 $(B)/obj/tests/%.o:     INCLUDE += -Itests -Idaemon -Ibench
 $(B)/obj/libkvmem/%.o $(B)/obj/attention/%.o: PIC := -fPIC -fvisibility=hidden
 
@@ -199,7 +199,7 @@ BINARIES       := $(addprefix $(B)/,$(filter bin/%,$(PROGRAMS)))
 TEST_PROGRAMS  := $(addprefix $(B)/,$(filter tests/%,$(PROGRAMS)))
 BENCH_PROGRAMS := $(addprefix $(B)/,$(filter bench/%,$(filter-out bench/gpu/%,$(PROGRAMS))))
 GPU_TESTS      := $(addprefix $(B)/,$(filter tests/gpu/%,$(PROGRAMS)))
-GPU_BENCHES    := $(addprefix $(B)/,$(filter $(BENCHES_GPU),$(PROGRAMS)))
+GPU_BENCHES    := $(addprefix $(B)/,$(filter $(BENCHES_GPU) $(if $(NVCC),bench/attention),$(PROGRAMS)))
 
 .PHONY: all everything lib left-out demo test test-asan test-tsan bench record run-demo run-tests \
         run-bench test-gpu bench-gpu record-gpu gpu-programs gpu-kit run-test-gpu run-bench-gpu \
