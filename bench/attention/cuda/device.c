@@ -71,16 +71,16 @@ void kvb_cuda_begin(void)
 void kvb_cuda_take(uint64_t bytes)
 {
     uint64_t has = kvt_gpu_free_bytes() + memory.bytes;
+    uint64_t most = has > LEFT + ROOM ? (has - LEFT) / (2 * MIB) * (2 * MIB) : ROOM;
 
     memory.used = 0;
-    has = has > LEFT + ROOM ? (has - LEFT) / (2 * MIB) * (2 * MIB) : ROOM;
-    bytes = bytes < has ? bytes : has;
-    if (bytes == memory.bytes)
-        return;
+    most = bytes < most ? bytes : most;
+    if (memory.bytes && memory.bytes <= bytes && memory.bytes + ROOM >= most)
+        return; /* the driver's own memory grows a little as kernels are loaded */
     if (memory.base)
         kvt_gpu_free(memory.base);
-    memory.base = kvt_gpu_alloc(bytes);
-    memory.bytes = bytes;
+    memory.base = kvt_gpu_alloc(most);
+    memory.bytes = most;
 }
 
 /* ---- graphs ---- */
