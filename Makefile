@@ -3,6 +3,7 @@
 #
 #   MODE=release|debug|asan|tsan   CC=gcc|clang   WERROR=1   V=1
 #   WITH_URING=0  WITH_CUDA=0      build as if liburing or nvcc were not installed
+#   CUDA_ARCHS="80 90a"            GPUs that the attention kernels are built for (100: Blackwell)
 #   BUILD=dir                      where everything goes (default: build)
 #
 # Layout: $(BUILD)/$(MODE)/obj, /lib, /bin, /tests, /bench.
@@ -58,7 +59,7 @@ KV_LDFLAGS := $(filter -fsanitize=%,$(FLAGS_$(MODE))) -pthread -Wl,--as-needed
 INCLUDE := -Iinclude -Ilibkvmem
 $(B)/obj/attention/%.o: INCLUDE := -Iinclude
 $(B)/obj/bench/%.o:     INCLUDE += -Ibench
-$(B)/obj/bench/gpu/%.o: INCLUDE += -Itests
+$(B)/obj/bench/gpu/%.o $(B)/obj/bench/attention/%.o: INCLUDE += -Itests
 $(B)/obj/tests/%.o:     INCLUDE += -Itests -Idaemon -Ibench
 $(B)/obj/libkvmem/%.o $(B)/obj/attention/%.o: PIC := -fPIC -fvisibility=hidden
 
@@ -90,8 +91,10 @@ endif
 ifneq ($(WITH_CUDA),0)
 NVCC := $(shell command -v nvcc 2>/dev/null)
 endif
-NVCCFLAGS := -std=c++17 -O2 -g -Xcompiler -fPIC,-fvisibility=hidden \
-             -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a
+# -O2 is the host code's; ptxas optimises by itself.
+CUDA_ARCHS ?= 80 90a
+NVCCFLAGS  := -std=c++17 -O2 -g -Xcompiler -fPIC,-fvisibility=hidden \
+              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a)
 ifeq ($(WERROR),1)
 NVCCFLAGS += -Werror all-warnings
 endif
@@ -180,7 +183,8 @@ $(foreach p,$(PROGRAMS),$(eval $(call program_rule,$p)))
 
 # Other flags, other objects; another list of sources, another library (a removed file must not
 # live on in it). These files are rewritten only when what they hold changes.
-$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE) $(NVCC)
+$(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE) $(NVCC) \
+                $(CUDA_ARCHS)
 $(B)/flags $(patsubst %,$(B)/obj/%.list,$(ARCHIVES)): FORCE
 	@mkdir -p $(@D); echo '$(NOW)' | cmp -s - $@ || echo '$(NOW)' > $@
 FORCE:
@@ -195,7 +199,7 @@ BINARIES       := $(addprefix $(B)/,$(filter bin/%,$(PROGRAMS)))
 TEST_PROGRAMS  := $(addprefix $(B)/,$(filter tests/%,$(PROGRAMS)))
 BENCH_PROGRAMS := $(addprefix $(B)/,$(filter bench/%,$(filter-out bench/gpu/%,$(PROGRAMS))))
 GPU_TESTS      := $(addprefix $(B)/,$(filter tests/gpu/%,$(PROGRAMS)))
-GPU_BENCHES    := $(addprefix $(B)/,$(filter $(BENCHES_GPU),$(PROGRAMS)))
+GPU_BENCHES    := $(addprefix $(B)/,$(filter $(BENCHES_GPU) $(if $(NVCC),bench/attention),$(PROGRAMS)))
 
 .PHONY: all everything lib left-out demo test test-asan test-tsan bench record run-demo run-tests \
         run-bench test-gpu bench-gpu record-gpu gpu-programs gpu-kit run-test-gpu run-bench-gpu \

@@ -18,14 +18,17 @@ PROGRAMS += $(BENCHES)
 $(foreach b,$(BENCHES),$(eval SRC_$b := $b.c))
 $(foreach b,$(BENCHES),$(eval LIBS_$b := kvb kvmem kvmem-attention nettle))
 
-# Attention: its kernels' rows, and any shape from the command line.
+# Attention: its kernels' rows on the CPU and on a GPU, and any shape from the command line.
 PROGRAMS += bench/attention
-SRC_bench/attention  := $(wildcard bench/attention/*.c)
-LIBS_bench/attention := kvb kvmem-attention kvmem nettle
+SRC_bench/attention  := $(filter-out $(if $(NVCC),bench/attention/cuda_absent.c),\
+                          $(wildcard bench/attention/*.c)) \
+                        $(call cuda_sources,bench/attention/cuda/*.c bench/attention/cuda/*.cu)
+LIBS_bench/attention := kvb $(if $(NVCC),kvtgpu) kvt kvmem-attention kvmem nettle
 
-# Benchmarks on a GPU, in the order of their rows; not run by `make bench`.
+# Benchmarks on a GPU, in the order of their rows; not run by `make bench`. The last one is
+# bench/attention --device cuda.
 BENCHES_GPU := $(addprefix bench/gpu/,attach grow step_256 fork_tail_256 block_copy region_append \
-                 shared_prefix move_memory kill_reuse kv_write flash_vs_standard)
+                 shared_prefix move_memory kill_reuse kv_write)
 ifneq ($(NVCC),)
 PROGRAMS += $(BENCHES_GPU)
 $(foreach b,$(BENCHES_GPU),$(eval SRC_$b := $b.c))

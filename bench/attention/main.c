@@ -3,8 +3,9 @@
  * attention: the kernels of libkvmem-attention, a JSON line a row.
  *
  *   bench/attention                       the rows of this machine's CPU
+ *   bench/attention --device cuda:0       those of a GPU (cuda/rows.c)
  *   bench/attention --shape decode:64x8192 [--heads 32/8 --dim 128 --dtype bf16 --layout page ...]
- *                                         any shape, without a limit
+ *                                         any shape on either, without a limit
  *
  * Rows: cpu_decode against a plain read of the same bytes (at most 1 ÷ 0.8 of its time) and against
  * PyTorch (at most 1 ÷ 1.5), cpu_prefill against PyTorch (at most 1 ÷ 1.2); where PyTorch cannot be
@@ -17,6 +18,7 @@
 
 #include "../../attention/cpu/parallel.h"
 #include "common/bench.h"
+#include "cuda/rows.h"
 #include "peer.h"
 #include "shape.h"
 
@@ -36,7 +38,7 @@ static void begin(struct kvb_problem *p, const struct kvb_shape *shape)
     kvb_kva_check(kva_attention_plan(&p->what, p->workspace, p->info.workspace_bytes, NULL),
                   "kva_attention_plan");
     own_ns(p);
-    kvb_problem_verify(p, p->out);
+    kvb_problem_verify(p);
     fprintf(stderr, "%s: %s, %.1f MB of K and V, %.1f MB of workspace\n", kvb_shape_name(shape),
             p->info.kernel, (double)p->kv_bytes / 1e6, (double)p->info.workspace_bytes / 1e6);
 }
@@ -96,6 +98,16 @@ static void add_fields(struct kvb_row *row, const struct kvb_problem *p)
                  p->info.kernel, p->operations / ns / 1e3);
 }
 
+static void start_torch(struct kvb_peer *peer, const struct kvb_shape *s)
+{
+    char numbers[128];
+
+    snprintf(numbers, sizeof(numbers), "%u,%u,%u,%u,%u,%u,%u,%u", s->seqs, s->heads, s->kv_heads,
+             s->rows, s->length, s->dim_k, s->rows > 1 && s->flags & KVA_CAUSAL ? 1 : 0,
+             s->threads);
+    kvb_peer_start(peer, "bench/attention/torch_cpu.py", numbers);
+}
+
 static int decode_rows(const struct kvb_shape *shape)
 {
     static struct kvb_row roof = {.bench = "cpu_decode",
@@ -113,13 +125,13 @@ static int decode_rows(const struct kvb_shape *shape)
     int failed;
 
     begin(&problem, shape);
-    kvb_peer_start(&peer, shape);
+    start_torch(&peer, shape);
     for (uint32_t i = 0; i < shape->samples; i++) {
         kvb_add(&roof.own, own_ns(&problem));
         kvb_add(&roof.peer_samples, read_ns(&problem));
         kvb_add(&torch.own, own_ns(&problem));
         if (peer.pid)
-            kvb_add(&torch.peer_samples, kvb_peer_ns(&peer));
+            kvb_add(&torch.peer_samples, kvb_peer_ask(&peer, "run"));
     }
     kvb_peer_stop(&peer);
     add_fields(&roof, &problem);
@@ -139,11 +151,11 @@ static int prefill_row(const struct kvb_shape *shape)
     struct kvb_peer peer;
 
     begin(&problem, shape);
-    kvb_peer_start(&peer, shape);
+    start_torch(&peer, shape);
     for (uint32_t i = 0; i < shape->samples; i++) {
         kvb_add(&row.own, own_ns(&problem));
         if (peer.pid)
-            kvb_add(&row.peer_samples, kvb_peer_ns(&peer));
+            kvb_add(&row.peer_samples, kvb_peer_ask(&peer, "run"));
     }
     kvb_peer_stop(&peer);
     add_fields(&row, &problem);
@@ -159,8 +171,6 @@ static int any_row(const struct kvb_shape *shape)
                                  .limit_kind = KVB_LIMIT_RATIO_MAX};
     static struct kvb_problem problem;
 
-    if (shape->device != KVA_DEVICE_CPU)
-        kvb_fail("--device: this program measures the CPU only");
     begin(&problem, shape);
     row.bench = kvb_shape_name(shape);
     for (uint32_t i = 0; i < shape->samples; i++) {
@@ -195,14 +205,18 @@ int main(int argc, char **argv)
                               .kv_dtype = KVMEM_DTYPE_BF16,
                               .layout = KVMEM_LAYOUT_PAGE_HEAD_TOKEN,
                               .block_tokens = 16,
-                              .layers = 1,
                               .flags = KVA_CAUSAL,
                               .threads = 2,
                               .samples = 31};
-    int failed;
+    int has_shape, failed;
 
     stop_spinning(argv);
-    if (kvb_shape_parse(&shape, argc, argv))
+    has_shape = kvb_shape_parse(&shape, argc, argv);
+    if (!shape.layers)
+        shape.layers = shape.device == KVA_DEVICE_CUDA ? 32 : 1;
+    if (shape.device == KVA_DEVICE_CUDA)
+        return has_shape ? kvb_cuda_any(&shape) : kvb_cuda_rows(&shape);
+    if (has_shape)
         return any_row(&shape);
     failed = decode_rows(&shape);
     shape.seqs = 1;

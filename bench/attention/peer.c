@@ -11,26 +11,23 @@
 
 #include "common/bench.h"
 
-#define SCRIPT "bench/attention/torch_cpu.py"
-
-static _Noreturn void run_script(const struct kvb_shape *s, const int *in, const int *out)
+static _Noreturn void run_script(const char *script, const char *argument, const int *in,
+                                 const int *out)
 {
-    char numbers[128];
+    const char *python = getenv("KVMEM_TORCH");
 
-    snprintf(numbers, sizeof(numbers), "%u,%u,%u,%u,%u,%u,%u,%u", s->seqs, s->heads, s->kv_heads,
-             s->rows, s->length, s->dim_k, s->rows > 1 && s->flags & KVA_CAUSAL ? 1 : 0,
-             s->threads);
+    python = python ? python : "python3";
     dup2(in[0], STDIN_FILENO);
     dup2(out[1], STDOUT_FILENO);
     for (int i = 0; i < 2; i++) {
         close(in[i]);
         close(out[i]);
     }
-    execlp("python3", "python3", SCRIPT, numbers, (char *)NULL);
+    execlp(python, python, script, argument, (char *)NULL);
     _exit(127);
 }
 
-void kvb_peer_start(struct kvb_peer *peer, const struct kvb_shape *shape)
+void kvb_peer_start(struct kvb_peer *peer, const char *script, const char *argument)
 {
     char line[256] = "";
     int in[2], out[2];
@@ -41,7 +38,7 @@ void kvb_peer_start(struct kvb_peer *peer, const struct kvb_shape *shape)
     fflush(stdout);
     peer->pid = fork();
     if (peer->pid == 0)
-        run_script(shape, in, out);
+        run_script(script, argument, in, out);
     close(in[0]);
     close(out[1]);
     peer->ask = fdopen(in[1], "w");
@@ -57,17 +54,17 @@ void kvb_peer_start(struct kvb_peer *peer, const struct kvb_shape *shape)
     peer->pid = 0;
 }
 
-double kvb_peer_ns(struct kvb_peer *peer)
+double kvb_peer_ask(struct kvb_peer *peer, const char *line)
 {
-    char line[64];
+    char answer[256];
 
     if (!peer->pid)
         return 0;
-    fputs("run\n", peer->ask);
+    fprintf(peer->ask, "%s\n", line);
     fflush(peer->ask);
-    if (!fgets(line, sizeof(line), peer->answer))
-        kvb_fail(SCRIPT ": ended early");
-    return strtod(line, NULL);
+    if (!fgets(answer, sizeof(answer), peer->answer))
+        kvb_fail("PyTorch ended before it answered \"%s\"", line);
+    return strtod(answer, NULL);
 }
 
 void kvb_peer_stop(struct kvb_peer *peer)

@@ -34,19 +34,7 @@ static void *host_alloc(uint64_t bytes)
 
 static void host_put(void *to, const void *from, uint64_t bytes)
 {
-    if (to != from)
-        memcpy(to, from, bytes);
-}
-
-const struct kvb_place kvb_host = {host_alloc, host_put};
-
-/* A copy at `place`; on the host the array itself. */
-static void *moved(const struct kvb_place *place, void *array, uint64_t bytes)
-{
-    void *there = place == &kvb_host ? array : place->alloc(bytes);
-
-    place->put(there, array, bytes);
-    return there;
+    memcpy(to, from, bytes);
 }
 
 /* ---- contents ---- */
@@ -66,7 +54,7 @@ static double normal(uint64_t *random)
  * them would take longer than measuring. Quantised ones are stored with a scale of 1 ÷ 32. */
 #define PERIOD 1000003u
 
-static void fill(uint32_t dtype, void *array, uint64_t count, uint64_t seed)
+static void host_fill(uint32_t dtype, void *array, uint64_t count, uint64_t seed)
 {
     uint64_t bytes = kvmem_dtype_bytes(dtype), done = count < PERIOD ? count : PERIOD;
     double factor = bytes == 1 ? 32 : 1;
@@ -78,6 +66,9 @@ static void fill(uint32_t dtype, void *array, uint64_t count, uint64_t seed)
                (count - done < PERIOD ? count - done : PERIOD) * bytes);
 }
 
+const struct kvb_place kvb_host = {host_alloc, host_put, host_fill};
+
+/* 0 .. count − 1 in random order. */
 static int32_t *shuffled(uint32_t count)
 {
     int32_t *blocks = host_alloc(4ull * count);
@@ -95,66 +86,154 @@ static int32_t *shuffled(uint32_t count)
     return blocks;
 }
 
+/* ---- lengths ---- */
+
+/* Those of ragged shapes are spread evenly over the logarithms between `shortest` and `length`. */
+static uint32_t length_at(const struct kvb_shape *s, uint32_t i)
+{
+    if (!s->shortest)
+        return s->length;
+    return (uint32_t)(s->shortest *
+                      pow((double)s->length / s->shortest, (i + 0.5) / (double)s->seqs));
+}
+
+static uint32_t blocks_of(const struct kvb_shape *s, uint32_t length)
+{
+    return (length + s->block_tokens - 1) / s->block_tokens;
+}
+
+static uint32_t all_blocks(const struct kvb_shape *s)
+{
+    uint32_t blocks = 0;
+
+    for (uint32_t i = 0; i < s->seqs; i++)
+        blocks += blocks_of(s, length_at(s, i));
+    return blocks;
+}
+
+static uint64_t all_tokens(const struct kvb_shape *s)
+{
+    uint64_t tokens = 0;
+
+    for (uint32_t i = 0; i < s->seqs; i++)
+        tokens += length_at(s, i);
+    return tokens;
+}
+
+/* Pairs of a row and a token that it sees, of one head. */
+static double all_pairs(const struct kvb_shape *s)
+{
+    double pairs = 0;
+
+    for (uint32_t n = 0; n < s->seqs; n++)
+        for (uint32_t i = 0; i < s->rows; i++) {
+            uint32_t length = length_at(s, n);
+            uint32_t seen = s->flags & KVA_CAUSAL ? length - s->rows + i + 1 : length;
+
+            pairs += s->window_tokens && s->window_tokens < seen ? s->window_tokens : seen;
+        }
+    return pairs;
+}
+
 /* ---- the description ---- */
 
+static int is_latent(const struct kvb_shape *s)
+{
+    return s->dim_k == 576 && s->dim_v == 512;
+}
+
+/* Elements of a layer's K and V in a block. */
+static uint64_t k_elements(const struct kvb_shape *s)
+{
+    return (uint64_t)s->kv_heads * s->block_tokens * s->dim_k;
+}
+
+static uint64_t v_elements(const struct kvb_shape *s)
+{
+    return is_latent(s) ? 0 : (uint64_t)s->kv_heads * s->block_tokens * s->dim_v;
+}
+
+uint64_t kvb_shape_pool_bytes(const struct kvb_shape *s)
+{
+    return (k_elements(s) + v_elements(s)) * s->layers * all_blocks(s) *
+           kvmem_dtype_bytes(s->kv_dtype);
+}
+
 /* Strides in elements: a layer of a block holds K, then V. */
-static void lay_out(struct kvb_problem *p, struct kva_cache *c, uint32_t block_count)
+void kvb_problem_lay_out(struct kvb_problem *p, uint32_t layout)
 {
     const struct kvb_shape *s = &p->shape;
-    uint64_t k = (uint64_t)s->kv_heads * s->block_tokens * s->dim_k;
-    uint64_t v = (uint64_t)s->kv_heads * s->block_tokens * s->dim_v;
-    int is_token_first = s->layout == KVMEM_LAYOUT_PAGE_TOKEN_HEAD;
+    struct kva_cache *c = &p->what.cache;
+    uint64_t both = k_elements(s) + v_elements(s);
+    int is_token_first = layout == KVMEM_LAYOUT_PAGE_TOKEN_HEAD;
 
-    c->layer_stride = k + v;
-    c->block_stride = (k + v) * s->layers;
-    if (s->layout == KVMEM_LAYOUT_PER_LAYER) {
-        c->block_stride = k + v;
-        c->layer_stride = (k + v) * block_count;
+    p->shape.layout = layout;
+    c->layer_stride = both;
+    c->block_stride = both * s->layers;
+    if (layout == KVMEM_LAYOUT_PER_LAYER) {
+        c->block_stride = both;
+        c->layer_stride = both * c->block_count;
     }
     c->k_head_stride = is_token_first ? s->dim_k : (uint64_t)s->block_tokens * s->dim_k;
     c->v_head_stride = is_token_first ? s->dim_v : (uint64_t)s->block_tokens * s->dim_v;
     c->k_token_stride = is_token_first ? (uint64_t)s->kv_heads * s->dim_k : s->dim_k;
     c->v_token_stride = is_token_first ? (uint64_t)s->kv_heads * s->dim_v : s->dim_v;
-    p->pool_bytes = (k + v) * s->layers * block_count * kvmem_dtype_bytes(s->kv_dtype);
+    if (is_latent(s)) {
+        c->v_head_stride = c->k_head_stride;
+        c->v_token_stride = c->k_token_stride;
+    }
+}
+
+static void *placed(const struct kvb_place *place, const void *array, uint64_t bytes)
+{
+    void *there = place->alloc(bytes);
+
+    place->put(there, array, bytes);
+    return there;
 }
 
 static void place_cache(struct kvb_problem *p, const struct kvb_place *place)
 {
-    struct kva_cache *c = &p->host.cache;
-    uint64_t v_from_k = (uint64_t)p->shape.kv_heads * p->shape.block_tokens * p->shape.dim_k *
-                        kvmem_dtype_bytes(p->shape.kv_dtype);
-    float *scale = host_alloc(64);
-    char *pool = host_alloc(p->pool_bytes), *there;
+    const struct kvb_shape *s = &p->shape;
+    struct kva_cache *c = &p->what.cache;
+    uint64_t element = kvmem_dtype_bytes(s->kv_dtype);
+    float scale = 1.0f / 32;
+    char *pool;
 
-    fill(p->shape.kv_dtype, pool, p->pool_bytes / kvmem_dtype_bytes(p->shape.kv_dtype), 7);
-    *scale = 1.0f / 32;
+    p->pool_bytes = kvb_shape_pool_bytes(s);
+    p->pool = pool = place->alloc(p->pool_bytes);
+    place->fill(s->kv_dtype, pool, p->pool_bytes / element, 7);
     c->k = pool;
-    c->v = pool + v_from_k;
-    c->k_scale = c->v_scale = scale;
-    there = moved(place, pool, p->pool_bytes);
-    p->pool = there;
-    p->what = p->host;
-    p->what.cache.k = there;
-    p->what.cache.v = there + v_from_k;
-    p->what.cache.k_scale = p->what.cache.v_scale = moved(place, scale, sizeof(*scale));
+    c->v = is_latent(s) ? pool : pool + k_elements(s) * element;
+    if (element == 1) {
+        c->scale_dtype = KVMEM_DTYPE_FP32;
+        c->k_scale = c->v_scale = placed(place, &scale, sizeof(scale));
+    }
 }
 
 static void place_batch(struct kvb_problem *p, const struct kvb_place *place)
 {
-    struct kva_batch *b = &p->host.batch, *there = &p->what.batch;
-    int32_t *lengths = host_alloc(4ull * b->seq_count);
+    const struct kvb_shape *s = &p->shape;
+    struct kva_batch *b = &p->what.batch;
+    int32_t *lengths = host_alloc(4ull * b->seq_count), *order = shuffled(b->seq_count);
+    int32_t *tables = host_alloc(4ull * b->seq_count * b->table_stride);
+    int32_t *blocks = shuffled(p->what.cache.block_count), *next = blocks;
 
-    for (uint32_t n = 0; n < b->seq_count; n++)
-        lengths[n] = (int32_t)p->shape.length;
-    b->kv_lengths = lengths;
-    b->tables = shuffled(b->seq_count * b->table_stride);
-    there->kv_lengths = moved(place, lengths, 4ull * b->seq_count);
-    there->tables = moved(place, (void *)b->tables, 4ull * b->seq_count * b->table_stride);
+    for (uint32_t n = 0; n < b->seq_count; n++) {
+        lengths[n] = (int32_t)length_at(s, (uint32_t)order[n]);
+        for (uint32_t i = 0; i < blocks_of(s, (uint32_t)lengths[n]); i++)
+            tables[(uint64_t)n * b->table_stride + i] = *next++;
+    }
+    b->kv_lengths = placed(place, lengths, 4ull * b->seq_count);
+    b->tables = placed(place, tables, 4ull * b->seq_count * b->table_stride);
+    munmap(lengths, 4ull * b->seq_count);
+    munmap(order, 4ull * b->seq_count);
+    munmap(tables, 4ull * b->seq_count * b->table_stride);
+    munmap(blocks, 4ull * p->what.cache.block_count);
 }
 
 static struct kva_attention describe(const struct kvb_shape *s)
 {
-    uint32_t blocks = (s->length + s->block_tokens - 1) / s->block_tokens;
     struct kva_attention what = {
         .size = sizeof(what),
         .device = s->device,
@@ -169,59 +248,48 @@ static struct kva_attention describe(const struct kvb_shape *s)
         .threads = s->threads,
         .cache = {.dtype = s->kv_dtype,
                   .block_tokens = s->block_tokens,
-                  .block_count = s->seqs * blocks,
+                  .block_count = all_blocks(s),
                   .layer_count = s->layers,
                   .kv_head_count = s->kv_heads,
                   .head_dim_k = s->dim_k,
-                  .head_dim_v = s->dim_v,
-                  .scale_dtype = KVMEM_DTYPE_FP32},
+                  .head_dim_v = s->dim_v},
         .batch = {.seq_count = s->seqs,
                   .q_max = s->rows,
                   .q_total = s->seqs * s->rows,
                   .kv_max = s->length,
-                  .table_stride = blocks},
+                  .table_stride = blocks_of(s, s->length)},
     };
 
     return what;
-}
-
-/* Pairs of a row and a token that it sees, of one head. */
-static double pairs_of(const struct kvb_shape *s)
-{
-    double pairs = 0;
-
-    for (uint32_t i = 0; i < s->rows; i++) {
-        uint32_t seen = s->flags & KVA_CAUSAL ? s->length - s->rows + i + 1 : s->length;
-
-        pairs += s->window_tokens && s->window_tokens < seen ? s->window_tokens : seen;
-    }
-    return pairs * s->seqs;
 }
 
 void kvb_problem_init(struct kvb_problem *p, const struct kvb_shape *shape,
                       const struct kvb_place *place)
 {
     const struct kvb_shape *s = &p->shape;
-    uint64_t q_count, element = kvmem_dtype_bytes(shape->kv_dtype);
-    void *q;
+    uint64_t places, element = kvmem_dtype_bytes(shape->dtype);
 
-    if (shape->rows > shape->length)
-        kvb_fail("--rows: %u are more than the %u tokens of a sequence", shape->rows,
-                 shape->length);
-    *p = (struct kvb_problem){.shape = *shape, .host = describe(shape)};
-    lay_out(p, &p->host.cache, p->host.cache.block_count);
+    if (shape->rows > (shape->shortest ? shape->shortest : shape->length))
+        kvb_fail("--rows: %u are more than the tokens of a sequence", shape->rows);
+    *p = (struct kvb_problem){.shape = *shape, .what = describe(shape)};
+    kvb_problem_lay_out(p, shape->layout);
     place_cache(p, place);
     place_batch(p, place);
-    q_count = (uint64_t)s->seqs * s->rows * s->heads * s->dim_k;
-    q = host_alloc(q_count * kvmem_dtype_bytes(s->dtype));
-    fill(s->dtype, q, q_count, 11);
-    p->host_q = q;
-    p->q = moved(place, q, q_count * kvmem_dtype_bytes(s->dtype));
-    p->out = place->alloc(q_count / s->dim_k * s->dim_v * kvmem_dtype_bytes(s->dtype));
-    p->kv_bytes = (uint64_t)s->seqs * s->length * s->kv_heads * (s->dim_k + s->dim_v) * element;
-    p->operations = 2 * pairs_of(s) * s->heads * (s->dim_k + s->dim_v);
-    kva_only_kernel = s->kernel;
-    p->info.size = sizeof(p->info);
+    places = (uint64_t)s->seqs * s->rows * s->heads;
+    p->q = place->alloc(places * s->dim_k * element);
+    place->fill(s->dtype, p->q, places * s->dim_k, 11);
+    p->out_bytes = places * s->dim_v * element;
+    p->out = place->alloc(p->out_bytes);
+    p->kv_bytes = all_tokens(s) * s->kv_heads * (s->dim_k + (is_latent(s) ? 0 : s->dim_v)) *
+                  kvmem_dtype_bytes(s->kv_dtype);
+    p->operations = 2 * all_pairs(s) * s->heads * (s->dim_k + s->dim_v);
+    kvb_problem_workspace(p, place);
+}
+
+void kvb_problem_workspace(struct kvb_problem *p, const struct kvb_place *place)
+{
+    kva_only_kernel = p->shape.kernel;
+    p->info = (struct kva_info){.size = sizeof(p->info)};
     kvb_kva_check(kva_attention_info(&p->what, &p->info), "kva_attention_info");
     p->workspace = place->alloc(p->info.workspace_bytes);
 }
@@ -249,13 +317,13 @@ static void verify_row(const struct kvb_problem *p, const struct kva_reference *
     }
 }
 
-void kvb_problem_verify(const struct kvb_problem *p, const void *out)
+void kvb_problem_verify(const struct kvb_problem *p)
 {
     const struct kvb_shape *s = &p->shape;
     uint64_t places = (uint64_t)s->seqs * s->rows * s->heads;
     uint32_t step = s->rows / 8 + 1;
-    struct kva_reference job = {.what = &p->host,
-                                .q = p->host_q,
+    struct kva_reference job = {.what = &p->what,
+                                .q = p->q,
                                 .layer = s->layers - 1,
                                 .row_step = step,
                                 .out = host_alloc(8 * places * s->dim_v),
@@ -265,7 +333,7 @@ void kvb_problem_verify(const struct kvb_problem *p, const void *out)
         for (uint32_t h = 0; h<s->heads; h += s->heads> 1 ? s->heads - 1 : 1) {
             kvb_check(kva_reference_head(&job, n, h), "kva_reference_head");
             for (uint32_t i = (s->rows - 1) % step; i < s->rows; i += step)
-                verify_row(p, &job, out, (uint64_t)n * s->rows + i, h);
+                verify_row(p, &job, p->out, (uint64_t)n * s->rows + i, h);
         }
     munmap(job.out, 8 * places * s->dim_v);
     munmap(job.rows, sizeof(struct kva_reference_row) * places);

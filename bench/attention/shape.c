@@ -22,8 +22,6 @@ static const struct word LAYOUTS[] = {{"page", KVMEM_LAYOUT_PAGE_HEAD_TOKEN},
                                       {"page-token", KVMEM_LAYOUT_PAGE_TOKEN_HEAD},
                                       {"layer", KVMEM_LAYOUT_PER_LAYER},
                                       {NULL, 0}};
-static const struct word DEVICES[] = {
-    {"cpu", KVA_DEVICE_CPU}, {"cuda", KVA_DEVICE_CUDA}, {NULL, 0}};
 
 static uint32_t word_of(const struct word *words, const char *option, const char *text)
 {
@@ -66,12 +64,24 @@ static void parse_pair(const char *option, const char *text, uint32_t *first, ui
         kvb_fail("%s: %s is neither N nor N/N", option, text);
 }
 
+/* cpu, cuda, cuda:1 */
+static void parse_device(struct kvb_shape *s, const char *text)
+{
+    s->device = strncmp(text, "cuda", 4) ? KVA_DEVICE_CPU : KVA_DEVICE_CUDA;
+    if (!strncmp(text, "cuda:", 5)) {
+        number_of("--device cuda", text + 5, 0, 1023);
+        setenv("KVMEM_CUDA_DEVICE", text + 5, 1);
+    } else if (strcmp(text, "cpu") && strcmp(text, "cuda")) {
+        kvb_fail("--device: %s is neither cpu nor cuda nor cuda:N", text);
+    }
+}
+
 static void parse_option(struct kvb_shape *s, const char *option, const char *text)
 {
     if (!strcmp(option, "--shape"))
         parse_shape(s, text);
     else if (!strcmp(option, "--device"))
-        s->device = word_of(DEVICES, option, text);
+        parse_device(s, text);
     else if (!strcmp(option, "--heads"))
         parse_pair(option, text, &s->heads, &s->kv_heads);
     else if (!strcmp(option, "--dim"))
@@ -88,6 +98,8 @@ static void parse_option(struct kvb_shape *s, const char *option, const char *te
         s->layers = number_of(option, text, 1, 1024);
     else if (!strcmp(option, "--rows"))
         s->rows = number_of(option, text, 1, 1u << 20);
+    else if (!strcmp(option, "--shortest"))
+        s->shortest = number_of(option, text, 1, s->length);
     else if (!strcmp(option, "--window"))
         s->window_tokens = number_of(option, text, 0, 1u << 30);
     else if (!strcmp(option, "--threads"))
@@ -97,10 +109,11 @@ static void parse_option(struct kvb_shape *s, const char *option, const char *te
     else if (!strcmp(option, "--kernel"))
         s->kernel = text;
     else
-        kvb_fail("%s: no such option; there are --shape --device --heads --dim --dtype --kv-dtype "
-                 "--layout --block --layers --rows --window --threads --samples --kernel "
-                 "--invariant --not-causal",
-                 option);
+        kvb_fail(
+            "%s: no such option; there are --shape --device --heads --dim --dtype --kv-dtype "
+            "--layout --block --layers --rows --shortest --window --threads --samples --kernel "
+            "--invariant --not-causal",
+            option);
 }
 
 int kvb_shape_parse(struct kvb_shape *shape, int argc, char **argv)

@@ -65,13 +65,13 @@ int kvb_report(struct kvb_row *row)
         is_met = median >= row->limit;
     else
         is_met = median <= row->limit;
-    if (row->peer && !row->peer_samples.count)
+    if (row->is_void || (row->peer && !row->peer_samples.count))
         is_met = 0;
     printf("{\"bench\":\"%s\",\"metric\":\"%s\",\"median\":%.6g,\"p99\":%.6g,\"peer\":\"%s\","
-           "\"peer_median\":%.6g,\"ratio\":%.4g,\"limit\":%.6g,\"met\":%s,\"samples\":%zu%s%s}\n",
+           "\"peer_median\":%.6g,\"ratio\":%.4g,\"limit\":%.6g,\"met\":%s,\"samples\":%zu%s%s%s}\n",
            row->bench, row->metric, median, p99, row->peer ? row->peer : "limit", peer, ratio,
-           row->limit, is_met ? "true" : "false", row->own.count, row->fields[0] ? "," : "",
-           row->fields);
+           row->limit, is_met ? "true" : "false", row->own.count,
+           row->is_void ? ",\"void\":true" : "", row->fields[0] ? "," : "", row->fields);
     fflush(stdout);
     return !is_met;
 }

@@ -61,6 +61,7 @@ struct kvb_row {
     const char *peer;                /* NULL: "limit", and peer_median is the limit */
     double limit;
     enum kvb_limit limit_kind;
+    int is_void;      /* the run proves nothing: not met, "void":true */
     char fields[160]; /* further ones of the JSON line, "name":value, or nothing */
 };
 

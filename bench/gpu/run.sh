@@ -14,14 +14,18 @@ if [ -d "$KVMEM_BUILD_DIR/lib/external" ]; then
 fi
 status=0
 for name in attach grow step_256 fork_tail_256 block_copy region_append shared_prefix move_memory \
-    kill_reuse kv_write flash_vs_standard; do
+    kill_reuse kv_write attention; do
     case $name in *"$1"*) ;; *) continue ;; esac
-    program=$KVMEM_BUILD_DIR/bench/gpu/$name
-    if [ ! -x "$program" ]; then
-        echo "$program is not built: make gpu-programs, where nvcc is" >&2
+    program=("$KVMEM_BUILD_DIR/bench/gpu/$name")
+    if [ $name = attention ]; then
+        program=("$KVMEM_BUILD_DIR/bench/attention" --device "cuda:${KVMEM_CUDA_DEVICE:-0}"
+            --samples "${KVMEM_SAMPLES:-31}")
+    fi
+    if [ ! -x "${program[0]}" ]; then
+        echo "${program[0]} is not built: make gpu-programs, where nvcc is" >&2
         exit 2
     fi
-    output=$("$program")
+    output=$("${program[@]}")
     result=$?
     if [ $result -eq 77 ]; then
         echo "$output" >&2

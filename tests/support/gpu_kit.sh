@@ -5,7 +5,7 @@ folder=$1
 shift
 mkdir -p "$folder"
 ldd "$@" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' | sort -u |
-    grep -E '/lib(nettle|uring|jemalloc|cjson)\.so' | while read -r library; do
+    grep -E '/lib(nettle|uring|jemalloc|cjson|gomp)\.so' | while read -r library; do
     cp -uL "$library" "$folder/"
 done
 ls "$folder"

@@ -242,8 +242,18 @@ static __device__ uint64_t mixed(uint64_t x)
     return x ^ (x >> 31);
 }
 
+static __device__ void store(uint32_t dtype, void *array, uint64_t i, float value)
+{
+    switch (dtype) {
+    case KVMEM_DTYPE_BF16: ((__nv_bfloat16 *)array)[i] = __float2bfloat16(value); break;
+    case KVMEM_DTYPE_FP16: ((__half *)array)[i] = __float2half(value); break;
+    case KVMEM_DTYPE_FP8_E4M3: ((__nv_fp8_e4m3 *)array)[i] = __nv_fp8_e4m3(value * 32); break;
+    default: ((int8_t *)array)[i] = (int8_t)fminf(fmaxf(rintf(value * 32), -128), 127);
+    }
+}
+
 /* Two uniform numbers make a normal one (Box and Muller 1958). */
-static __global__ void fill_normal(uint32_t dtype, uint16_t *array, uint64_t count, uint64_t seed)
+static __global__ void fill_normal(uint32_t dtype, void *array, uint64_t count, uint64_t seed)
 {
     uint64_t step = (uint64_t)gridDim.x * blockDim.x;
 
@@ -251,17 +261,13 @@ static __global__ void fill_normal(uint32_t dtype, uint16_t *array, uint64_t cou
         uint64_t bits = mixed(seed + i * 0x9e3779b97f4a7c15u);
         float a = (float)((bits >> 40) + 1) / 16777216.0f;
         float b = (float)(bits & 0xffffff) / 16777216.0f;
-        float value = sqrtf(-2 * logf(a)) * cospif(2 * b);
 
-        if (dtype == KVMEM_DTYPE_BF16)
-            ((__nv_bfloat16 *)array)[i] = __float2bfloat16(value);
-        else
-            ((__half *)array)[i] = __float2half(value);
+        store(dtype, array, i, sqrtf(-2 * logf(a)) * cospif(2 * b));
     }
 }
 
 void kvt_gpu_fill_normal(uint32_t dtype, void *array, uint64_t count, uint64_t seed, void *stream)
 {
-    fill_normal<<<1024, THREADS, 0, (cudaStream_t)stream>>>(dtype, (uint16_t *)array, count, seed);
+    fill_normal<<<1024, THREADS, 0, (cudaStream_t)stream>>>(dtype, array, count, seed);
     KVT_CUDA(cudaGetLastError());
 }

@@ -28,7 +28,8 @@ void kvt_gpu_attention_truth(const struct kva_attention *what, uint32_t layer, c
 double kvt_gpu_attention_error(const struct kva_attention *what, uint32_t layer, const void *q,
                                const void *out, uint32_t sampled);
 
-/* Normal numbers of BF16 or FP16, the same for the same seed. */
+/* Normal numbers of BF16 or FP16, of FP8_E4M3 or INT8 32 times as large, the same for the same
+ * seed. */
 void kvt_gpu_fill_normal(uint32_t dtype, void *array, uint64_t count, uint64_t seed, void *stream);
 
 #ifdef __cplusplus
