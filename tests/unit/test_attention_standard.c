@@ -34,7 +34,7 @@ Test(attention_cascade, cases)
 
 /* ---- what is refused ---- */
 
-static float room[4096] __attribute__((aligned(256)));
+static float room[1 << 19] __attribute__((aligned(256)));
 static int32_t table[4], lengths[2] = {4, 4};
 static uint64_t tree[4];
 
