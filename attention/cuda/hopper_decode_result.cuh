@@ -148,112 +148,62 @@ static __device__ __forceinline__ void hopper_write_part(const hopper_decode &p,
     }
 }
 
-/* Four elements of a lane, or two. */
-template <class S> union hopper_elements {
-    typename std::conditional<S::D == 128, float4, float2>::type all;
-    float each[S::D / 32];
-};
-
+/* Four elements of a column over all parts, in their order, eight parts in flight at a time. */
 template <class S>
-static __device__ __forceinline__ hopper_elements<S> hopper_load_part(const hopper_decode &p,
-                                                                      const kva_task &task,
-                                                                      uint32_t part,
-                                                                      uint32_t column)
-{
-    using vector = decltype(hopper_elements<S>::all);
-    const float *from = hopper_part<S>(p, task, min(part, task.parts - 1), column);
-
-    return {__ldcg((const vector *)from + threadIdx.x % 32)};
-}
-
-template <class S>
-static __device__ __forceinline__ float2 hopper_load_stats(const hopper_decode &p,
-                                                           const kva_task &task, uint32_t part,
-                                                           uint32_t column)
-{
-    if (part >= task.parts)
-        return {-INFINITY, 0};
-    return __ldcg((const float2 *)(hopper_part<S>(p, task, part, column) + S::D));
-}
-
-/* A warp: m and l of a column over all parts; `own` is of part `lane`. */
-template <class S>
-static __device__ __forceinline__ float2 hopper_merge_stats(const hopper_decode &p,
-                                                            const kva_task &task, uint32_t column,
-                                                            float2 own)
-{
-    uint32_t lane = threadIdx.x % 32;
-    float m = own.x, l, base;
-
-    for (uint32_t part = lane + 32; part < task.parts; part += 32)
-        m = fmaxf(m, hopper_load_stats<S>(p, task, part, column).x);
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2)
-        m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
-    base = m == -INFINITY ? 0 : m;
-    l = own.y == 0 ? 0 : own.y * hopper_exp2(own.x - base);
-    for (uint32_t part = lane + 32; part < task.parts; part += 32) {
-        float2 one = hopper_load_stats<S>(p, task, part, column);
-
-        l += one.y == 0 ? 0 : one.y * hopper_exp2(one.x - base);
-    }
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2)
-        l += __shfl_xor_sync(~0u, l, step);
-    return {m, l};
-}
-
-/* A warp: the sum of a column's O over the parts, in their order, D / 32 elements a lane; and the
- * column's m and l. Loads of 16 parts are always under way: they are what this takes. */
-template <class S>
-static __device__ __forceinline__ float2 hopper_merge_column(const hopper_decode &p,
+static __device__ __forceinline__ float4 hopper_merge_column(const hopper_decode &p,
                                                              const kva_task &task, uint32_t column,
-                                                             float (&sum)[S::D / 32])
+                                                             uint32_t element, float2 &top)
 {
-    constexpr uint32_t ahead = 16;
-    uint32_t lane = threadIdx.x % 32;
-    float2 own = hopper_load_stats<S>(p, task, lane, column), stats;
-    hopper_elements<S> o[ahead];
-    float base;
+    constexpr int batch = 8;
+    float4 sum = {0, 0, 0, 0};
 
+    top = {-INFINITY, 0};
+    for (uint32_t part = 0; part < task.parts; part += batch) {
+        float4 o[batch];
+        float2 s[batch];
+        float m = top.x, w;
 #pragma unroll
-    for (uint32_t x = 0; x < ahead; x++)
-        o[x] = hopper_load_part<S>(p, task, x, column);
-    stats = hopper_merge_stats<S>(p, task, column, own);
-    base = stats.x == -INFINITY ? 0 : stats.x;
-    for (uint32_t part = 0; part < task.parts; part += ahead) {
-        if (part % 32 == 0 && part)
-            own = hopper_load_stats<S>(p, task, part + lane, column);
+        for (int x = 0; x < batch; x++) {
+            const float *from = hopper_part<S>(p, task, min(part + x, task.parts - 1), column);
+
+            s[x] = __ldcg((const float2 *)(from + S::D));
+            o[x] = __ldcg((const float4 *)(from + element));
+        }
 #pragma unroll
-        for (uint32_t x = 0; x < ahead; x++) {
-            float m = __shfl_sync(~0u, own.x, part % 32 + x), weight = hopper_exp2(m - base);
+        for (int x = 0; x < batch; x++)
+            m = fmaxf(m, s[x].x);
+        m = m == -INFINITY ? 0 : m;
+        w = hopper_exp2(top.x - m);
+        sum = {sum.x * w, sum.y * w, sum.z * w, sum.w * w};
+        top = {m, top.y * w};
 #pragma unroll
-            for (int d = 0; d < S::D / 32; d++)
-                sum[d] += m == -INFINITY ? 0 : o[x].each[d] * weight;
-            if (part + ahead < task.parts)
-                o[x] = hopper_load_part<S>(p, task, part + ahead + x, column);
+        for (int x = 0; x < batch; x++) {
+            if (part + x >= task.parts || s[x].y == 0)
+                continue;
+            w = hopper_exp2(s[x].x - m);
+            top.y += s[x].y * w;
+            sum = {sum.x + o[x].x * w, sum.y + o[x].y * w, sum.z + o[x].z * w, sum.w + o[x].w * w};
         }
     }
-    return stats;
+    return sum;
 }
 
-/* A warp a column. */
 template <class S>
 static __device__ __forceinline__ void hopper_merge(const hopper_decode &p, const kva_task &task)
 {
-    uint32_t lane = threadIdx.x % 32;
-
-    for (uint32_t column = threadIdx.x / 32; column < task.packed_count; column += 4) {
+    for (uint32_t v = threadIdx.x; v < task.packed_count * (S::D / 4); v += hopper_math_threads) {
+        uint32_t column = v / (S::D / 4), element = v % (S::D / 4) * 4;
         hopper_row to = hopper_row_of(p, task, column);
-        uint64_t out = hopper_out_at(p, to) + lane * (S::D / 32);
-        float sum[S::D / 32] = {}, lse, factor;
-        float2 stats = hopper_merge_column<S>(p, task, column, sum);
+        uint64_t out = hopper_out_at(p, to) + element;
+        float2 top;
+        float4 sum = hopper_merge_column<S>(p, task, column, element, top);
+        float lse, factor = hopper_finish(p, to.head, top.x, top.y, &lse);
 
-        factor = hopper_finish(p, to.head, stats.x, stats.y, &lse);
-#pragma unroll
-        for (int d = 0; d < S::D / 32; d++)
-            hopper_store<typename S::T>(p.out, out + d, sum[d] * factor);
-        if (!lane)
+        hopper_store<typename S::T>(p.out, out, sum.x * factor);
+        hopper_store<typename S::T>(p.out, out + 1, sum.y * factor);
+        hopper_store<typename S::T>(p.out, out + 2, sum.z * factor);
+        hopper_store<typename S::T>(p.out, out + 3, sum.w * factor);
+        if (element == 0)
             hopper_store_lse(p, to, lse);
     }
 }
