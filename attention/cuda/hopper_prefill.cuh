@@ -59,6 +59,13 @@ static constexpr uint32_t hopper_prefill_bytes = sizeof(struct hopper_prefill_me
 
 #ifdef HOPPER_HAVE_SM90A
 
+/* The thread block's task in a turn. Tasks get shorter, so every other turn goes backwards: who had
+ * the longest of one has the shortest of the next. Only in the last turn may there be none. */
+static __device__ __forceinline__ uint32_t hopper_task(uint32_t turn)
+{
+    return turn * gridDim.x + (turn % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+}
+
 static __device__ __forceinline__ void hopper_wait_full(struct hopper_pair &pair, uint32_t use)
 {
     hopper_wait(hopper_shared(&pair.full[use % 2]), use / 2 % 2);
@@ -79,7 +86,7 @@ static __device__ __forceinline__ void hopper_feed(const struct kva_portable &a,
 {
     uint32_t total = a.view.block_tasks[0] * a.plan.unit_heads, group = threadIdx.x % 32, use = 0;
 
-    for (uint32_t x = blockIdx.x; x < total; x += gridDim.x) {
+    for (uint32_t turn = 0, x; (x = hopper_task(turn)) < total; turn++) {
         const struct kva_task *task = &a.view.tasks[x / a.plan.unit_heads];
         const int32_t *table = a.tables + (uint64_t)task->seq * a.table_stride;
         uint32_t head = x % a.plan.unit_heads, end = task->kv_end;
@@ -129,7 +136,7 @@ static __device__ __forceinline__ void hopper_prepare(const struct kva_portable 
     uint32_t total = a.view.block_tasks[0] * a.plan.unit_heads, use = 0;
     uint32_t thread = threadIdx.x - hopper_prefill_math - 64;
 
-    for (uint32_t x = blockIdx.x; x < total; x += gridDim.x, use++) {
+    for (uint32_t x; (x = hopper_task(use)) < total; use++) {
         const struct kva_task task = a.view.tasks[x / a.plan.unit_heads];
         struct kva_row *rows = shared.rows[use % 2];
 
@@ -424,7 +431,7 @@ template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
 
         if (threadIdx.x / 128 == 1)
             give_turn(0);
-        for (uint32_t x = blockIdx.x; x < total; x += gridDim.x)
+        for (uint32_t turn = 0, x; (x = hopper_task(turn)) < total; turn++)
             attend(x % a.plan.unit_heads);
         if (threadIdx.x / 128 == 0)
             wait_turn(); /* what the other gave last */
