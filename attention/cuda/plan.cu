@@ -330,21 +330,41 @@ static __device__ uint32_t fixed_of(const struct kva_plan &plan, uint32_t tiles)
     return plan.is_invariant ? cut_of(plan, tiles, 0, 1).fixed : 0;
 }
 
+/* Costs of a thread block: an equal share of all; or, where that is hardly more, so many that units
+ * as long as the longest fit whole. */
+static __device__ uint64_t share_of(const struct kva_plan &plan, uint64_t costs, uint64_t units,
+                                    uint64_t longest)
+{
+    uint64_t share = ceil_div(costs, plan.grid), whole = ceil_div(units, plan.grid) * longest;
+
+    share = share > plan.overhead + plan.part_min ? share : plan.overhead + plan.part_min;
+    return whole > share && whole <= share + share / 16 ? whole : share;
+}
+
 /* A share, and the costs and tasks before this thread's units. */
 static __global__ void __launch_bounds__(THREADS)
     build_balanced(const struct kva_plan plan, const struct arrays in)
 {
     __shared__ uint64_t scratch[WARPS + 1];
-    uint64_t cost = 0, counts = 0, from, share, total, index, slot;
+    __shared__ unsigned long long longest;
+    uint64_t cost = 0, counts = 0, units = 0, from, share, total, index, slot;
+    unsigned long long mine = 0;
 
     for (uint32_t i = threadIdx.x; i < plan.slot_limit; i += THREADS)
         in.arrivals[i] = 0;
+    if (threadIdx.x == 0)
+        longest = 0;
     each_unit(plan, in, [&](const struct kva_task &, uint32_t tiles) {
-        cost += cost_of(plan, tiles, fixed_of(plan, tiles));
+        uint64_t own = cost_of(plan, tiles, fixed_of(plan, tiles));
+
+        cost += own;
+        units++;
+        mine = own > mine ? own : mine;
     });
+    scan(units, scratch, &units);
+    atomicMax(&longest, mine);
     from = scan(cost, scratch, &total);
-    share = ceil_div(total, plan.grid);
-    share = share > plan.overhead + plan.part_min ? share : plan.overhead + plan.part_min;
+    share = share_of(plan, total, units, longest);
 
     cost = from; /* tasks below, slots above: one scan for both */
     each_unit(plan, in, [&](const struct kva_task &, uint32_t tiles) {

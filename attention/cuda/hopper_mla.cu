@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Latent attention on Hopper, host side: what is accepted, tensor maps, launches.
+ */
+#include "hopper_mla.h"
+#include "launch.cuh"
+
+/* Rows × query heads of a sequence, at most. */
+static uint64_t packed_of(const kva_attention *what)
+{
+    return (uint64_t)what->batch.q_max * what->q_head_count;
+}
+
+static hopper_mla_kernel kernel_of(const kva_attention *what)
+{
+    uint64_t packed = packed_of(what);
+    uint32_t rows = packed < UINT32_MAX ? (uint32_t)packed : UINT32_MAX;
+
+    return rows <= hopper_mla_few_rows ? hopper_mla_few(rows) : hopper_mla_many(rows);
+}
+
+static int refuse(const char *field, uint64_t value, const char *range)
+{
+    return kva_error_set(KVMEM_E_NOT_SUPPORTED, "%s: %llu, Hopper's latent attention takes %s",
+                         field, (unsigned long long)value, range);
+}
+
+static int accept_cache(const kva_cache &c)
+{
+    if (c.head_dim_k != hopper_mla_k || c.head_dim_v != hopper_mla_v)
+        return refuse("cache.head_dim_k", c.head_dim_k, "576 with 512 for V");
+    if (c.kv_head_count != 1)
+        return refuse("cache.kv_head_count", c.kv_head_count, "1");
+    if (c.v != c.k || c.v_token_stride != c.k_token_stride)
+        return refuse("cache.v_token_stride", c.v_token_stride, "v = k");
+    if (c.dtype != KVMEM_DTYPE_BF16)
+        return refuse("cache.dtype", c.dtype, "bf16");
+    if (c.block_tokens % 64 && (c.block_tokens & (c.block_tokens - 1) || c.block_tokens < 16))
+        return refuse("cache.block_tokens", c.block_tokens,
+                      "powers of two from 16 on and multiples of 64");
+    if (c.block_stride >= UINT64_C(1) << 38)
+        return refuse("cache.block_stride", c.block_stride, "less than 2^38 elements");
+    return 0;
+}
+
+static int accepts(const kva_attention *what)
+{
+    struct kva_cuda_device device;
+    int code = kva_cuda_device(&device);
+
+    if (code)
+        return code;
+    if (device.capability != 90)
+        return refuse("device", (uint64_t)device.capability, "compute capability 90");
+    if (what->dtype != KVMEM_DTYPE_BF16)
+        return refuse("dtype", what->dtype, "bf16");
+    if (what->alibi_slopes)
+        return refuse("alibi_slopes", 1, "none");
+    return accept_cache(what->cache);
+}
+
+/* The balanced map: as many thread blocks, or pairs, as the device runs at once. */
+static int plan_of(const kva_attention *what, const hopper_mla_kernel &kernel, void *stream,
+                   struct kva_plan *plan)
+{
+    struct kva_cuda_device device;
+    int code = kva_cuda_device(&device);
+
+    if (!code)
+        code = kva_cuda_check_stream(&device, (cudaStream_t)stream);
+    if (code)
+        return code;
+    kva_plan_describe(what, plan);
+    plan->is_balanced = 1;
+    plan->row_tile = kernel.rows;
+    plan->kv_tile = hopper_tile_tokens;
+    plan->grid = (uint32_t)device.sm_count / kernel.cluster;
+    plan->overhead = kernel.cluster > 1 ? 4 : 1;
+    /* A part of few rows costs the one who merges as much as some tiles. */
+    plan->part_min = kernel.rows <= hopper_mla_few_rows ? 4 : 1;
+    plan->slot_rows = kernel.rows;
+    plan->slot_row_floats = hopper_mla_v + 4;
+    kva_plan_limits(plan);
+    return 0;
+}
+
+static int info(const kva_attention *what, kva_info *out)
+{
+    hopper_mla_kernel kernel = kernel_of(what);
+    struct kva_plan plan;
+    int code;
+
+    if (!what->batch.seq_count || !what->batch.q_total)
+        return 0;
+    code = plan_of(what, kernel, nullptr, &plan);
+    if (!code)
+        code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
+    if (code)
+        return code;
+    out->task_limit = plan.task_limit;
+    out->workspace_bytes = kva_plan_layout_of(&plan).bytes;
+    return 0;
+}
+
+static int plan(const kva_attention *what, void *workspace, void *stream)
+{
+    struct kva_plan plan;
+    int code = plan_of(what, kernel_of(what), stream, &plan);
+
+    return code ? code : kva_plan_build(&plan, &what->batch, workspace, (cudaStream_t)stream);
+}
+
+/* ---- run ---- */
+
+using encode_function = decltype(&cuTensorMapEncodeTiled);
+
+static encode_function find_encode()
+{
+    void *function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                         cudaEnableDefault, &found) ||
+        found != cudaDriverEntryPointSuccess)
+        return nullptr;
+    return (encode_function)function;
+}
+
+/* One layer: 64 elements, token, ninth of the head, head, block. A box holds `columns` ninths of
+ * `rows` tokens. */
+static int encode(CUtensorMap *map, const kva_cache &c, uint32_t layer, uint32_t rows,
+                  uint32_t columns)
+{
+    static const encode_function function = find_encode();
+    const cuuint64_t dims[] = {64, c.block_tokens, hopper_mla_k / 64, 1, c.block_count};
+    const cuuint64_t strides[] = {c.k_token_stride * 2, 128, hopper_mla_k * 2, c.block_stride * 2};
+    const cuuint32_t box[] = {64, rows, columns, 1, 1}, steps[] = {1, 1, 1, 1, 1};
+    CUresult code;
+
+    if (!function)
+        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver has none");
+    code = function(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5,
+                    (char *)c.k + layer * c.layer_stride * 2, dims, strides, box, steps,
+                    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (code)
+        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver says %d", code);
+    return 0;
+}
+
+static void describe(hopper_decode *p, const kva_attention *what)
+{
+    p->tables = what->batch.tables;
+    p->table_stride = what->batch.table_stride;
+    p->block_tokens = what->cache.block_tokens;
+    p->block_count = what->cache.block_count;
+    p->scale = kva_scale_of(what) * log2_of_e;
+    p->soft_cap = what->soft_cap * log2_of_e;
+    p->sinks = what->sinks;
+    p->tree_mask = what->tree_mask;
+    p->q_token_stride = what->q_token_stride;
+    p->q_head_stride = what->q_head_stride;
+    p->out_token_stride = what->out_token_stride;
+    p->out_head_stride = what->out_head_stride;
+}
+
+static int launch(const hopper_mla_kernel &kernel, hopper_decode *p, cudaStream_t stream)
+{
+    void *arguments[] = {p};
+    cudaLaunchAttribute cluster = {};
+    cudaLaunchConfig_t config = {};
+    int code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
+
+    if (code)
+        return code;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = kernel.cluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.gridDim = dim3(p->plan.grid * kernel.cluster);
+    config.blockDim = dim3(kernel.threads);
+    config.dynamicSmemBytes = kernel.shared_bytes;
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = kernel.cluster > 1;
+    return kva_cuda_result(cudaLaunchKernelExC(&config, kernel.entry, arguments),
+                           "Hopper's latent attention");
+}
+
+static int run(const kva_attention *what, uint32_t layer, const void *q, void *out, float *lse,
+               void *workspace, void *stream)
+{
+    hopper_mla_kernel kernel = kernel_of(what);
+    hopper_decode p = {};
+    int code = plan_of(what, kernel, stream, &p.plan);
+
+    if (!code)
+        code = encode(&p.k_map, what->cache, layer, 8, kernel.box_columns);
+    if (!code)
+        code = encode(&p.v_map, what->cache, layer, 16, 1);
+    if (code)
+        return code;
+    describe(&p, what);
+    p.work = kva_plan_view_of(kva_plan_layout_of(&p.plan), workspace);
+    p.q = q;
+    p.out = out;
+    p.lse = lse;
+    return launch(kernel, &p, (cudaStream_t)stream);
+}
+
+extern "C" const kva_kernel kva_cuda_hopper_mla = {"cuda hopper mla", accepts, info, plan, run};
