@@ -40,7 +40,8 @@ KVMEM_API int kvmem_seqs_create(struct kvmem_space *space, uint32_t n, struct kv
 
 /* Give the sequence up. `fence`: the last work that reads or writes its blocks. OUTBOX_FULL, or
  * with a fence that has not passed BUSY: too much waits for fences (the detail says how much; wait
- * for one, then dispatch). In O(1) a sequence then. */
+ * for one, then dispatch). In O(1) a sequence then. With a region TIMED_OUT: `fence`, and that of a
+ * truncate which left blocks ahead, are of two timelines, and the latter is waited for. */
 KVMEM_API int kvmem_seq_free(struct kvmem_space *space, struct kvmem_seq seq,
                              struct kvmem_fence fence);
 KVMEM_API int kvmem_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
@@ -75,7 +76,7 @@ KVMEM_API int kvmem_seqs_commit(struct kvmem_space *space, uint32_t n, const str
                                 const uint32_t *counts);
 
 /* Keep the first `tokens` tokens; both marks become at most that. INVALID beyond the appended
- * mark, OUTBOX_FULL, BUSY as in kvmem_seq_free, NO_MEMORY. */
+ * mark, OUTBOX_FULL, BUSY as in kvmem_seq_free, NO_MEMORY; with a region TIMED_OUT. */
 KVMEM_API int kvmem_seq_truncate(struct kvmem_space *space, struct kvmem_seq seq, uint64_t tokens,
                                  struct kvmem_fence fence);
 
