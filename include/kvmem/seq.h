@@ -15,6 +15,10 @@
  * released until it has. kvmem_client_dispatch looks, and so does a call that lacks blocks. A
  * shared tail stays shared while a reference to it cools.
  *
+ * A tail's copy is work on its blocks like a kernel of the caller's: on a GPU, who appends to what
+ * was forked or truncated gives free and truncate a fence of that append's stream, even if nothing
+ * was launched since. With none the copy may be made when the block is another sequence's already.
+ *
  * None of these calls does IPC, a system call or an allocation, with three exceptions: a free or
  * truncate that ends more leases than the whole outbox holds sends as it goes (may block for the
  * client's time limit), a table longer than all before may take memory for itself once, and the
