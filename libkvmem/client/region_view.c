@@ -100,13 +100,17 @@ static int lower_run(struct kvmem_region *region, uint32_t from, uint32_t end)
 }
 
 /* Those of views [from, end) that may be written are writable again, as far as that can be had.
- * The detail of the error that led here stays. */
+ * Nobody writes by the views of a closing region: its blocks may be another sequence's. The detail
+ * of the error that led here stays. */
 static void raise_again(struct kvmem_region *region, uint32_t from, uint32_t end)
 {
+    struct kvmem_space *space = region->space;
     struct kvmem_error_detail detail = *kvmem_error_detail();
 
+    if (kvi_region_of(space, &space->seqs[region->seq.index]) != region)
+        return;
     for (uint32_t i = from; i < end; i++)
-        if (kvi_region_access_of(region->space, region->views[i].block) == KVI_ACCESS_RW)
+        if (kvi_region_access_of(space, region->views[i].block) == KVI_ACCESS_RW)
             (void)kvi_region_raise(region, i);
     kvi_error_restore(&detail);
 }

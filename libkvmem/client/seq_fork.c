@@ -244,13 +244,13 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
     if (seq->has_region) {
         code = kvi_region_truncate(kvi_region_of(space, seq), keep, fence, &stay);
         if (code)
-            return code;
+            goto failed;
     }
     code = give_up_end(space, seq, stay, fence);
     if (code) {
         if (seq->has_region)
             kvi_region_restore(kvi_region_of(space, seq));
-        return code;
+        goto failed;
     }
     clear_reserved(space, seq, keep);
     if (keep < kvi_seq_used_blocks(space, seq))
@@ -270,4 +270,8 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
                    (uint64_t)fill - space->pool.fill[tail]);
     space->pool.fill[tail] = (uint16_t)fill;
     return 0;
+
+failed: /* the tail's view may not be as it was: the next append looks */
+    kvi_seq_settle(space, seq);
+    return code;
 }

@@ -559,6 +559,54 @@ Test(region, attaching_no_further_than_its_limit)
     end();
 }
 
+/* ---- driver calls that fail ---- */
+
+/* From the n-th call of the backend on. */
+static void fail_from(uint64_t n)
+{
+    cr_assert_eq(kvi_backend_fault_arm(backend, KVI_BACKEND_CALL_ANY, n, KVMEM_E_SYSTEM, true), 0);
+}
+
+/* The truncate took a writable view away and could not bring it back. */
+Test(region, an_append_mends_what_a_failed_truncate_left)
+{
+    struct kvmem_region *region;
+    struct kvmem_seq seq;
+
+    begin();
+    seq = seq_of(30);
+    region = region_of(seq);
+    append(seq, 4);
+    fail_from(2);
+    expect(kvmem_seq_truncate(space, seq, 3, kvmem_fence_none()), KVMEM_E_SYSTEM, "unmap");
+    kvi_backend_fault_disarm(backend);
+    cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
+    cr_assert(!is_writable(region, 34));
+    append(seq, 1);
+    cr_assert(is_writable(region, 34));
+    end();
+}
+
+/* The views that could not be unmapped are not writable when the blocks are others'. */
+Test(region, a_closed_view_is_not_writable_again)
+{
+    struct kvmem_region_info closed;
+    struct kvmem_seq seq;
+
+    begin();
+    seq = seq_of(30);
+    closed = kvt_region_info(region_of(seq));
+    cr_assert_eq(kvi_backend_fault_arm(backend, KVI_BACKEND_CALL_UNMAP, 2, KVMEM_E_SYSTEM, false),
+                 0);
+    cr_assert_eq(kvmem_seq_free(space, seq, kvmem_fence_none()), 0);
+    cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
+    cr_assert_str_eq(kvt_rights_at(closed.base), "r--s");
+    cr_assert_str_eq(kvt_rights_at(closed.write_base), "---p");
+    dispatch();
+    cr_assert_str_eq(kvt_rights_at(closed.base), "---p");
+    end();
+}
+
 /* ---- a plain loop ---- */
 
 /* Softmax attention of one query over a tensor (token, layer, K|V, head, dim) of fp32. */
