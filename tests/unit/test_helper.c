@@ -252,16 +252,28 @@ static void *let_go_soon(void *scene)
     return NULL;
 }
 
-static void push_hit(struct scene *s, uint32_t serial, uint32_t index, uint32_t generation)
+/* The answer to the next request: entries in these blocks, of segments of generation 1. */
+static void push_hits(struct scene *s, uint32_t count, const uint32_t *blocks)
 {
     _Alignas(8) char bytes[256];
     struct kvi_msg_lookup_reply *reply = (void *)bytes;
 
-    kvi_wire_begin(reply, KVI_OP_LOOKUP_REPLY, serial);
+    kvi_wire_begin(reply, KVI_OP_LOOKUP_REPLY, s->client->last_serial + 1);
     reply->space = 7;
-    reply->hit_count = reply->record_count = 1;
-    *(struct kvi_rec_hit *)kvi_wire_tail(reply, 0) = (struct kvi_rec_hit){index, generation};
+    reply->hit_count = reply->record_count = count;
+    for (uint32_t i = 0; i < count; i++)
+        ((struct kvi_rec_hit *)kvi_wire_tail(reply, 0))[i] = (struct kvi_rec_hit){blocks[i], 1};
     kvt_script_push(s->script, reply, NULL, 0);
+}
+
+/* And that to the one after it: no segment can be had. */
+static void push_no_fds(struct scene *s)
+{
+    struct kvi_msg_segment_fds reply;
+
+    kvi_wire_begin(&reply, KVI_OP_SEGMENT_FDS, s->client->last_serial + 2);
+    reply.space = 7;
+    kvt_script_push(s->script, &reply, NULL, 0);
 }
 
 /* A hit in a segment that the helper is just mapping: the look-up waits for that. */
@@ -282,7 +294,7 @@ Test(helper, a_lookup_waits_for_the_job_of_its_segment, .timeout = 20)
     s.space->pool.state[8] = KVI_BLOCK_NONE;
     s.space->pool.segments[2].arriving_count--;
     s.space->pool.arriving_blocks--;
-    push_hit(&s, s.client->last_serial + 1, 8, 1);
+    push_hits(&s, 1, (uint32_t[]){8});
     cr_assert_eq(pthread_create(&thread, NULL, let_go_soon, &s), 0);
     cr_assert_eq(kvmem_prefix_lookup(s.space, 1, &name, &block, NULL), 1, "%s",
                  kvmem_error_detail()->text);
@@ -290,6 +302,38 @@ Test(helper, a_lookup_waits_for_the_job_of_its_segment, .timeout = 20)
     cr_assert_eq(capacity(&s).free_blocks, 3);
     pthread_join(thread, NULL);
     cr_assert_eq(kvmem_prefix_release(s.space, 1, &block, kvmem_fence_none()), 0);
+    end(&s);
+}
+
+/* What is mapped stays readable while its segment loses the alias: another hit's segment alone is
+ * asked for. */
+Test(helper, a_lookup_does_not_wait_for_an_alias, .timeout = 20)
+{
+    struct kvmem_name names[2] = {{{1}}, {{2}}};
+    const int32_t *table;
+    struct kvmem_seq seq;
+    struct scene s;
+    int32_t blocks[2];
+
+    begin(&s);
+    get_blocks(&s);
+    cr_assert_eq(kvmem_seq_create(s.space, &seq), 0);
+    cr_assert_eq(kvmem_seq_append(s.space, seq, 4, kvmem_fence_none()), 0);
+    cr_assert_eq(kvmem_seq_commit(s.space, seq, 4), 0);
+    cr_assert_eq(kvmem_seq_publish(s.space, seq, 0, 1, names, kvmem_fence_none()), 0);
+    for (int i = 0; i < 2; i++)
+        cr_assert_geq(kvmem_client_dispatch(s.client, 0), 0);
+    cr_assert_eq(kvmem_table_view(s.space, 0, seq, &table), 1);
+    hold(&s, (uint32_t)table[0] / 4);
+    cr_assert_eq(kvi_refill_hand_in(s.space, true), 2);
+    push_hits(&s, 2, (uint32_t[]){(uint32_t)table[0], 20});
+    push_no_fds(&s);
+    cr_assert_eq(kvmem_prefix_lookup(s.space, 2, names, blocks, NULL), 1, "%s",
+                 kvmem_error_detail()->text);
+    cr_assert_eq(s.space->pool.segments[table[0] / 4].job, 1);
+    let_go(&s);
+    kvi_mapper_drain(s.client->mapper);
+    cr_assert_eq(kvmem_prefix_release(s.space, 1, blocks, kvmem_fence_none()), 0);
     end(&s);
 }
 
