@@ -361,6 +361,11 @@ int kvi_mapper_do(struct kvi_mapper *mapper, struct kvi_mapping *job)
     return job->code;
 }
 
+void kvi_mapper_count(struct kvi_mapper *mapper)
+{
+    mapper->inline_jobs++;
+}
+
 uint32_t kvi_mapper_poll(struct kvi_mapper *mapper)
 {
     uint32_t done = 0;

@@ -80,7 +80,7 @@ struct kvi_mapper_options {
 
 struct kvi_mapper_stats {
     uint64_t helper_jobs; /* carried out by the helper */
-    uint64_t inline_jobs; /* on the calling thread */
+    uint64_t inline_jobs; /* by the calling thread */
 };
 
 /* 0, NO_MEMORY or SYSTEM (no thread, no eventfd). */
@@ -95,6 +95,9 @@ int kvi_mapper_submit(struct kvi_mapper *mapper, const struct kvi_mapping *job);
 /* Carry `job` out now, on this thread, whatever waits; counter and done are not looked at. No job
  * for these addresses is under way. Returns job->code. */
 int kvi_mapper_do(struct kvi_mapper *mapper, struct kvi_mapping *job);
+
+/* The calling thread made one driver call of a job's sort itself: it counts as an inline job. */
+void kvi_mapper_count(struct kvi_mapper *mapper);
 
 /* Run done() of every job that is over; how many. When job->code is not 0, kvmem_error_detail() is
  * what the failure left on the helper's thread. */

@@ -293,6 +293,32 @@ Test(region, page_layouts_are_block_strided)
     end();
 }
 
+/* A mapping made or taken away is one job, adjoining ones that go together are one. */
+Test(region, what_it_counts)
+{
+    struct kvmem_client_stats before = {.size = sizeof(before)}, after = before;
+    struct kvmem_region *region;
+    struct kvmem_seq seq, child;
+
+    begin();
+    seq = seq_of(6);
+    cr_assert_eq(kvmem_client_stats(client, &before), 0);
+    region = region_of(seq);
+    cr_assert_eq(kvmem_client_stats(client, &after), 0);
+    cr_assert_eq(after.driver_calls_inline, before.driver_calls_inline + 4,
+                 "mapped: 2 and 2 ahead");
+    cr_assert_eq(kvmem_region_close(region, kvmem_fence_none()), 0);
+    cr_assert_eq(kvmem_client_stats(client, &after), 0);
+    cr_assert_eq(after.driver_calls_inline, before.driver_calls_inline + 6, "and unmapped");
+    cr_assert_eq(kvmem_seq_fork(space, seq, &child), 0);
+    region_of(seq);
+    cr_assert_eq(kvmem_seq_free(space, child, kvmem_fence_none()), 0);
+    append(seq, 1);
+    cr_assert_eq(kvmem_client_stats(client, &after), 0);
+    cr_assert_eq(after.driver_calls_inline, before.driver_calls_inline + 11, "and one raised");
+    end();
+}
+
 Test(region, ranges_are_used_again)
 {
     struct kvmem_seq seq;
