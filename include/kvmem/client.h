@@ -26,7 +26,9 @@ enum kvmem_role {
 
 enum kvmem_client_flag {
     /* A thread of the client's own makes the driver calls that map memory ahead of need, so that
-     * none is made on the calling thread in a steady state. */
+     * none is made on the calling thread in a steady state. What it has done counts from the next
+     * dispatch on: an engine that others press for memory answers with its second dispatch, so that
+     * steps of more than half the deadline (25 ms) should look at kvmem_client_fd() in between. */
     KVMEM_CLIENT_HELPER = 1
 };
 

@@ -165,13 +165,27 @@ void kvi_refill_refused(struct kvmem_space *space, int code)
     space->obtainable = 0;
 }
 
+/* Segments on their way back: the helper is just taking their alias out. */
+static uint32_t coming_back(const struct kvmem_space *space)
+{
+    uint32_t count = 0;
+
+    for (uint32_t slot = 0; slot < space->pool.segment_limit; slot++) {
+        const struct kvi_segment *segment = &space->pool.segments[slot];
+
+        count += segment->is_owned && segment->job && segment->access == KVI_ACCESS_RW;
+    }
+    return count;
+}
+
 void kvi_refill_pressure(struct kvmem_space *space, const struct kvi_msg_pressure *message)
 {
+    uint32_t coming = coming_back(space); /* the directory cannot know of them */
     int64_t deadline_ns = message->deadline_ns > (uint64_t)INT64_C(1000000000)
                               ? INT64_C(1000000000)
                               : (int64_t)message->deadline_ns;
 
-    space->pressure = message->segment_count;
+    space->pressure = message->segment_count > coming ? message->segment_count - coming : 0;
     space->pressure_end_ns = kvi_client_now_ns() + deadline_ns;
     space->pressed_until_ns = space->pressure_end_ns + PRESSURE_HOLD_OFF * deadline_ns;
     space->client->pressure_requests++;
@@ -341,13 +355,16 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
     if (blocks > space->pool.index_range)
         return kvi_error_set(KVMEM_E_INVALID, "blocks: %" PRIu64 " is outside 0..%" PRIu32, blocks,
                              space->pool.index_range);
-    kvi_mapper_poll(client->mapper);
     while (kvi_pool_free_blocks(&space->pool) < blocks) {
-        int code = kvi_client_is_lost(client);
+        int code;
 
+        /* Before the helper's work is taken in, which may be enough: what a call drops depends on
+         * the blocks that its caller saw, not on how far a thread has got. */
         kvi_cooling_drain(space);
+        kvi_mapper_poll(client->mapper);
         if (kvi_pool_free_blocks(&space->pool) >= blocks)
             break;
+        code = kvi_client_is_lost(client);
         if (!code && !space->request_serial && missing_blocks(space, blocks)) {
             if (was_asked && space->refusal)
                 break;

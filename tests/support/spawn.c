@@ -371,18 +371,36 @@ int64_t kvt_process_cpu_ms(int pid)
 
 /* ---- time on a busy machine ---- */
 
-static uint64_t waited_ns(int pid)
+static uint64_t thread_waited_ns(const char *tasks, const char *thread)
 {
     unsigned long long ran = 0, waited = 0;
-    char path[48];
+    char path[320];
     FILE *file;
 
-    snprintf(path, sizeof(path), "/proc/%d/schedstat", pid);
-    file = pid ? fopen(path, "re") : NULL;
+    snprintf(path, sizeof(path), "%s/%s/schedstat", tasks, thread);
+    file = fopen(path, "re");
     if (file && fscanf(file, "%llu %llu", &ran, &waited) != 2)
         waited = 0;
     if (file)
         fclose(file);
+    return waited;
+}
+
+/* All threads of the process: /proc/PID/schedstat tells of the first one alone. */
+static uint64_t waited_ns(int pid)
+{
+    struct dirent *entry;
+    uint64_t waited = 0;
+    char tasks[32];
+    DIR *dir;
+
+    snprintf(tasks, sizeof(tasks), "/proc/%d/task", pid);
+    dir = pid ? opendir(tasks) : NULL;
+    while (dir && (entry = readdir(dir)) != NULL)
+        if (entry->d_name[0] != '.')
+            waited += thread_waited_ns(tasks, entry->d_name);
+    if (dir)
+        closedir(dir);
     return waited;
 }
 
@@ -402,8 +420,9 @@ void kvt_stopwatch_start(struct kvt_stopwatch *watch, int pid, int other_pid)
 struct kvt_time kvt_stopwatch_read(const struct kvt_stopwatch *watch)
 {
     struct kvt_time time = {.passed_ns = kvt_now_ns() - watch->start_ns};
-    uint64_t waited = waited_by_all(watch) - watch->waited_ns;
+    uint64_t waited = waited_by_all(watch);
 
+    waited = waited > watch->waited_ns ? waited - watch->waited_ns : 0; /* threads may have ended */
     time.net_ns = waited < time.passed_ns ? time.passed_ns - waited : 0;
     return time;
 }

@@ -99,8 +99,9 @@ int64_t kvt_process_cpu_ms(int pid);
 /* ---- time on a busy machine ----
  *
  * A limit in milliseconds says nothing when a process gets no processor for longer than that. So
- * such times are taken twice: as they passed, and without what this process and one or two others
- * waited in a run queue meanwhile (/proc/PID/schedstat; where there is none, both are the same). */
+ * such times are taken twice: as they passed, and without what the threads of this process and of
+ * one or two others waited in a run queue meanwhile (/proc/PID/task/TID/schedstat; where there is
+ * none, both are the same). */
 
 struct kvt_stopwatch {
     int pids[2];
