@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Two lists and a thread. A token in a list is a segment's number and what is to be done with it;
- * the links lie in the table, one for each of the two.
+ * the links lie in the table, one for each of the two. The spare is no token: the worker looks at
+ * it when its list is empty, and the loop says when.
  */
 #include "device.h"
 
@@ -22,14 +23,23 @@
 #define TARGET_BYTES (UINT64_C(64) << 20)
 #define TARGET_SHARE 64u
 
+/* A client that has just got a segment is about to make driver calls, which others would hold up.
+ */
+#define SPARE_DELAY_NS (2 * KVD_MILLISECOND_NS)
+#define SPARE_NUMBER   KVI_SEGMENT_LIMIT /* in place of a segment's */
+
 enum job {
     CREATE = 0,
     RELEASE = 1
 };
 
+struct memory {
+    struct kvi_phys phys; /* id 0: none */
+    int fd;               /* of it, where there is a worker; else −1 */
+};
+
 struct segment {
-    struct kvi_phys phys;  /* the worker's; id 0: no memory */
-    int fd;                /* of the memory, where there is a worker */
+    struct memory memory;
     int code;              /* of its creation, once that is in `created` */
     uint64_t wanted_bytes; /* by its creation */
     uint32_t next[2];      /* by job: token in the same list; 0 at the end */
@@ -41,13 +51,27 @@ struct list {
     uint32_t last;
 };
 
+/* One at most: what is there, or what is to come.
+ *
+ *   none ── creation ──▶ ordered ── SPARE_DELAY_NS, then idle ──▶ there ── spare_ns ──▶ none
+ *                           ▲                                       │
+ *                           └────────── creation of that size ──────┘
+ */
+struct spare {
+    struct memory memory;
+    uint64_t bytes;      /* of what is there */
+    uint64_t next_bytes; /* of what takes its place; 0: nothing does */
+    uint64_t due_ns;     /* when that is to happen; KVD_NEVER_NS: it is not */
+    bool is_due;         /* it is the worker's turn */
+};
+
 struct kvd_device {
     const struct kvi_alloc *alloc;
     struct kvi_backend *backend;
     struct kvd_anchor anchor;
     struct kvi_dir_device about;
     struct segment *segments;
-    uint64_t stuck_ns; /* how long a driver call may take */
+    struct kvd_device_times times;
     int wake_fd;
     bool has_worker;
     pthread_t worker;
@@ -55,6 +79,7 @@ struct kvd_device {
     pthread_mutex_t lock; /* guards the lists, their links, and the fields below */
     struct list wanted;
     struct list created;
+    struct spare spare;
     uint64_t call_start_ns; /* 0: no driver call at the moment */
     uint64_t call_took_ns;  /* of the last one that was stuck */
     uint32_t in_flight; /* number + 1 of the segment that is being created, 0: none or given up */
@@ -132,66 +157,172 @@ static void call_end(struct kvd_device *device)
 /* Take down the calling thread's last failure, for the loop to log. */
 static void note_trouble(struct kvd_device *device, uint32_t number, const char *what)
 {
+    char name[32] = "the spare segment";
+
+    if (number != SPARE_NUMBER)
+        snprintf(name, sizeof(name), "segment %u", number);
     device->trouble_count++;
-    snprintf(device->trouble, sizeof(device->trouble), "segment %u%s: %.200s", number, what,
+    snprintf(device->trouble, sizeof(device->trouble), "%s%s: %.200s", name, what,
              kvmem_error_detail()->text);
     wake_loop(device);
 }
 
-/* Under the lock, given up meanwhile: drop handle and descriptor. */
-static void memory_drop(struct kvd_device *device, uint32_t number, struct kvi_phys phys, int fd)
+/* Under the lock, given up meanwhile, as below: drop handle and descriptor. */
+static void memory_drop(struct kvd_device *device, uint32_t number, struct memory memory)
 {
     int rc;
 
     call_begin(device);
-    if (fd >= 0)
-        close(fd);
-    rc = kvi_backend_segment_release(device->backend, phys);
+    if (memory.fd >= 0)
+        close(memory.fd);
+    rc = kvi_backend_segment_release(device->backend, memory.phys);
     call_end(device);
     if (rc < 0)
         note_trouble(device, number, " is lost until the daemon ends");
 }
 
+/* Create, and export where there is a worker, or nothing. */
+static int memory_make(struct kvd_device *device, uint32_t number, uint64_t bytes,
+                       struct memory *out)
+{
+    struct memory memory = {.fd = -1};
+    int rc;
+
+    *out = memory;
+    call_begin(device);
+    rc = kvi_backend_segment_create(device->backend, bytes, &memory.phys);
+    call_end(device);
+    if (rc == 0 && device->has_worker) {
+        call_begin(device);
+        rc = kvi_backend_segment_export(device->backend, memory.phys, &memory.fd);
+        call_end(device);
+        if (rc < 0) {
+            struct kvmem_error_detail why = *kvmem_error_detail();
+
+            memory_drop(device, number, memory);
+            return kvi_error_restore(&why);
+        }
+    }
+    if (rc == 0)
+        *out = memory;
+    return rc;
+}
+
+/* ---- the spare, under the lock ---- */
+
+/* A segment of that size was wanted just now: another one may be soon. */
+static void spare_order(struct kvd_device *device, uint64_t bytes)
+{
+    if (!device->has_worker || device->times.spare_ns == 0)
+        return;
+    device->spare.next_bytes = bytes;
+    device->spare.due_ns = kvd_now_ns() + SPARE_DELAY_NS;
+    device->spare.is_due = false;
+}
+
+/* Answer a creation with it. False when there is none of that size. */
+static bool spare_take(struct kvd_device *device, uint32_t number)
+{
+    struct segment *segment = &device->segments[number];
+    struct spare *spare = &device->spare;
+
+    if (spare->memory.phys.id == 0 || spare->bytes != segment->wanted_bytes)
+        return false;
+    segment->memory = spare->memory;
+    spare->memory.phys.id = 0;
+    spare_order(device, spare->bytes);
+    answer(device, number, 0);
+    return true;
+}
+
+/* False when there was none. */
+static bool spare_drop(struct kvd_device *device)
+{
+    struct memory memory = device->spare.memory;
+
+    if (memory.phys.id == 0)
+        return false;
+    device->spare.memory.phys.id = 0;
+    memory_drop(device, SPARE_NUMBER, memory);
+    return true;
+}
+
+/* Nothing else is to be done: the spare goes, the next one comes. A device that is full has none,
+ * and no other failure matters to anybody but the log. */
+static bool run_spare(struct kvd_device *device)
+{
+    struct spare *spare = &device->spare;
+    uint64_t bytes = spare->next_bytes;
+    struct memory memory;
+    int rc;
+
+    if (!spare->is_due)
+        return false;
+    spare->is_due = false;
+    spare->due_ns = KVD_NEVER_NS;
+    spare->next_bytes = 0;
+    spare_drop(device);
+    if (bytes == 0)
+        return true;
+    rc = memory_make(device, SPARE_NUMBER, bytes, &memory);
+    if (rc < 0 && rc != KVMEM_E_DEVICE_FULL)
+        note_trouble(device, SPARE_NUMBER, "");
+    if (rc < 0)
+        return true;
+    spare->memory = memory;
+    spare->bytes = bytes;
+    spare->due_ns = kvd_now_ns() + device->times.spare_ns;
+    return true;
+}
+
+/* The loop: is it the worker's turn? */
+static void spare_look(struct kvd_device *device, uint64_t now_ns)
+{
+    if (device->spare.is_due || now_ns < device->spare.due_ns)
+        return;
+    device->spare.is_due = true;
+    pthread_cond_signal(&device->moved);
+}
+
+/* ---- what the worker does ---- */
+
 static void run_create(struct kvd_device *device, uint32_t number)
 {
     struct segment *segment = &device->segments[number];
     uint64_t bytes = segment->wanted_bytes;
-    struct kvi_phys phys = {0};
-    int fd = -1;
+    struct memory memory;
     int rc;
 
+    if (spare_take(device, number)) {
+        wake_loop(device);
+        return;
+    }
     device->in_flight = number + 1;
-    call_begin(device);
-    rc = kvi_backend_segment_create(device->backend, bytes, &phys);
-    call_end(device);
+    rc = memory_make(device, number, bytes, &memory);
+    if (rc == KVMEM_E_DEVICE_FULL && spare_drop(device)) /* it counts as free */
+        rc = memory_make(device, number, bytes, &memory);
     if (rc < 0)
         note_trouble(device, number, "");
-    if (rc == 0 && device->has_worker && device->in_flight != 0) {
-        call_begin(device);
-        rc = kvi_backend_segment_export(device->backend, phys, &fd);
-        call_end(device);
-        if (rc < 0)
-            note_trouble(device, number, "");
+    if (device->in_flight == 0) { /* answered by the watchdog, and perhaps asked for again */
+        if (rc == 0)
+            memory_drop(device, number, memory);
+        return;
     }
-    if (phys.id != 0 && (rc < 0 || device->in_flight == 0)) {
-        memory_drop(device, number, phys, fd);
-        phys.id = 0;
-    }
-    if (device->in_flight == 0)
-        return; /* answered by the watchdog, and perhaps asked for again */
     device->in_flight = 0;
-    segment->phys = phys;
-    segment->fd = fd;
+    segment->memory = memory;
+    if (rc == 0)
+        spare_order(device, bytes);
     answer(device, number, rc);
     wake_loop(device);
 }
 
+/* The number may be given new memory while the old is on its way out. */
 static void run_release(struct kvd_device *device, uint32_t number)
 {
-    struct segment *segment = &device->segments[number];
+    struct memory memory = device->segments[number].memory;
 
-    memory_drop(device, number, segment->phys, device->has_worker ? segment->fd : -1);
-    segment->phys.id = 0;
+    device->segments[number].memory.phys.id = 0;
+    memory_drop(device, number, memory);
 }
 
 /* Do what is wanted next. False when nothing is. */
@@ -201,7 +332,7 @@ static bool run_one(struct kvd_device *device)
     enum job job;
 
     if (!list_take(device, &device->wanted, &number, &job))
-        return false;
+        return run_spare(device);
     if (job == CREATE)
         run_create(device, number);
     else
@@ -257,7 +388,7 @@ static void free_device(struct kvd_device *device)
 }
 
 int kvd_device_create(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
-                      int wake_fd, uint64_t stuck_ns, struct kvd_device **out)
+                      int wake_fd, const struct kvd_device_times *times, struct kvd_device **out)
 {
     struct kvd_device *device = kvi_allocate(alloc, sizeof(*device));
     int rc;
@@ -266,7 +397,8 @@ int kvd_device_create(const struct kvi_alloc *alloc, const struct kvd_device_opt
         return kvi_error_set(KVMEM_E_NO_MEMORY, "device");
     device->alloc = alloc;
     device->wake_fd = wake_fd;
-    device->stuck_ns = stuck_ns;
+    device->times = *times;
+    device->spare.due_ns = KVD_NEVER_NS;
     device->segments = kvi_allocate(alloc, KVI_SEGMENT_LIMIT * sizeof(*device->segments));
     if (device->segments == NULL) {
         rc = kvi_error_set(KVMEM_E_NO_MEMORY, "device: table of %u segments", KVI_SEGMENT_LIMIT);
@@ -323,8 +455,10 @@ bool kvd_device_destroy(struct kvd_device *device, uint64_t deadline_ns)
         }
         pthread_join(device->worker, NULL);
         for (uint32_t i = 0; i < KVI_SEGMENT_LIMIT; i++)
-            if (device->segments[i].phys.id != 0)
-                close(device->segments[i].fd);
+            if (device->segments[i].memory.phys.id != 0)
+                close(device->segments[i].memory.fd);
+        if (device->spare.memory.phys.id != 0)
+            close(device->spare.memory.fd);
     }
     pthread_mutex_destroy(&device->lock);
     pthread_cond_destroy(&device->moved);
@@ -379,7 +513,8 @@ void kvd_device_segment_create(struct kvd_device *device, uint32_t segment, uint
     device->segments[segment].wanted_bytes = bytes;
     if (device->is_stuck) {
         answer(device, segment, KVMEM_E_TIMED_OUT);
-    } else {
+    } else if (device->wanted.first != 0 || !spare_take(device, segment)) {
+        /* behind what is wanted already, a release of this number perhaps */
         list_append(device, &device->wanted, segment, CREATE);
         pthread_cond_signal(&device->moved);
     }
@@ -421,10 +556,10 @@ int kvd_device_segment_export(struct kvd_device *device, uint32_t segment, int *
     const struct segment *one = &device->segments[segment];
     int fd;
 
-    assert(segment < KVI_SEGMENT_LIMIT && one->phys.id != 0);
+    assert(segment < KVI_SEGMENT_LIMIT && one->memory.phys.id != 0);
     if (!device->has_worker)
-        return kvi_backend_segment_export(device->backend, one->phys, out_fd);
-    fd = fcntl(one->fd, F_DUPFD_CLOEXEC, 0);
+        return kvi_backend_segment_export(device->backend, one->memory.phys, out_fd);
+    fd = fcntl(one->memory.fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return kvi_error_sys(KVMEM_E_SYSTEM, errno, "segment %u: its descriptor", segment);
     *out_fd = fd;
@@ -441,9 +576,11 @@ uint64_t kvd_device_deadline_ns(struct kvd_device *device)
         return deadline_ns;
     pthread_mutex_lock(&device->lock);
     if (device->call_start_ns != 0 && !device->is_stuck)
-        deadline_ns = device->call_start_ns + device->stuck_ns;
-    else if (device->wanted.first != 0 && !device->is_stuck) /* its call is about to begin */
-        deadline_ns = kvd_now_ns() + device->stuck_ns;
+        deadline_ns = device->call_start_ns + device->times.stuck_ns;
+    else if ((device->wanted.first != 0 || device->spare.is_due) && !device->is_stuck)
+        deadline_ns = kvd_now_ns() + device->times.stuck_ns; /* its call is about to begin */
+    if (!device->spare.is_due)
+        deadline_ns = kvd_earlier_ns(deadline_ns, device->spare.due_ns);
     pthread_mutex_unlock(&device->lock);
     return deadline_ns;
 }
@@ -477,7 +614,7 @@ void kvd_device_look(struct kvd_device *device)
     pthread_mutex_lock(&device->lock);
     now_ns = kvd_now_ns(); /* not before a call that began meanwhile */
     is_newly_stuck = device->has_worker && device->call_start_ns != 0 && !device->is_stuck &&
-                     now_ns - device->call_start_ns >= device->stuck_ns;
+                     now_ns - device->call_start_ns >= device->times.stuck_ns;
     if (device->is_well_again)
         kvd_log("device %s answers again: a driver call took %.1f s", device->about.name,
                 (double)device->call_took_ns / (double)KVD_SECOND_NS);
@@ -496,6 +633,7 @@ void kvd_device_look(struct kvd_device *device)
         device->is_stuck = true;
         give_up(device);
     }
+    spare_look(device, now_ns);
     device->is_well_again = false;
     device->trouble_count = 0;
     pthread_mutex_unlock(&device->lock);

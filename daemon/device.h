@@ -16,10 +16,18 @@
  * number is in them at most once to be created and once to be released: it is given out again only
  * after its release was asked for, and what was asked for later is done later.
  *
+ * The spare: on a GPU the worker keeps one created and exported segment of the size that was wanted
+ * last, made when it has nothing else to do. A creation of that size is then answered at once, by
+ * the loop's own thread, without a driver call or a wake-up. The spare belongs to no domain and was
+ * never mapped. It counts as free: a creation that finds the device full has it released first. It
+ * goes when it was not used for spare_ns.
+ *
+ *   memory of the device in use = segments + spare (0 or 1) + anchor
+ *
  * The watchdog: a driver call that takes longer than stuck_ns makes the device stuck. What waits
  * for creation there is answered TIMED_OUT, as is what is asked for from then on; releases wait.
  * The device is well again when the call returns. A segment that was created by it then has been
- * given up, and is released.
+ * given up, and is released; a spare one stays.
  *
  * Threads: the loop's calls everything. The worker's own: handles, descriptors, driver calls. One
  * lock guards lists and states; nobody holds it during a driver call, and the worker never logs.
@@ -33,13 +41,19 @@
 #include "device_open.h"
 
 #define KVD_STUCK_NS (2 * UINT64_C(1000000000))
+#define KVD_SPARE_NS (10 * UINT64_C(1000000000))
 
 struct kvd_device;
+
+struct kvd_device_times {
+    uint64_t stuck_ns; /* how long a driver call may take */
+    uint64_t spare_ns; /* how long a spare segment is kept unused; 0: there is none */
+};
 
 /* Open it (device_open.h), with a worker where it is a GPU. `wake_fd`: an eventfd, stays the
  * caller's. The codes of kvd_device_open; NO_MEMORY, SYSTEM. */
 int kvd_device_create(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
-                      int wake_fd, uint64_t stuck_ns, struct kvd_device **out);
+                      int wake_fd, const struct kvd_device_times *times, struct kvd_device **out);
 
 /* Drop all handles without emptying the segments: who has them mapped keeps reading what is
  * there, as if we had crashed. False when a driver call has not returned at `deadline_ns`: then
@@ -72,10 +86,12 @@ int kvd_device_segment_export(struct kvd_device *device, uint32_t segment, int *
 
 /* ---- the watchdog ---- */
 
-/* When to call kvd_device_look; UINT64_MAX: no need. Also after wake_fd was written. */
+/* When to call kvd_device_look, for watchdog and spare; UINT64_MAX: no need. Also after wake_fd was
+ * written. */
 uint64_t kvd_device_deadline_ns(struct kvd_device *device);
 
-/* Find out whether it is stuck; log that, its end, and what the worker could not do. */
+/* Find out whether it is stuck; log that, its end, and what the worker could not do. Tell the
+ * worker when it is time for the spare. */
 void kvd_device_look(struct kvd_device *device);
 
 bool kvd_device_is_stuck(struct kvd_device *device);

@@ -12,7 +12,7 @@
 #include "util/error.h"
 #include "util/geometry.h"
 
-#define FDS_PER_GPU 64u /* what a driver keeps open for itself, amply */
+#define FDS_PER_GPU 64u /* what a driver keeps open for itself, amply, and anchor and spare */
 #define LEAVE_NS    KVD_SECOND_NS
 
 struct kvd_devices {
@@ -24,19 +24,33 @@ struct kvd_devices {
     uint8_t device_of[KVI_SEGMENT_LIMIT];
 };
 
-static uint64_t stuck_ns(void)
+/* Milliseconds from the environment, for tests; at most `longest_ns`, which is also the default. */
+static uint64_t time_ns(const char *variable, uint64_t longest_ns)
 {
-    const char *text = getenv("KVMEM_STUCK_MS");
-    uint64_t ms = text != NULL ? strtoull(text, NULL, 10) : 0;
+    const char *text = getenv(variable);
 
-    return ms > 0 && ms < KVD_STUCK_NS / KVD_MILLISECOND_NS ? ms * KVD_MILLISECOND_NS
-                                                            : KVD_STUCK_NS;
+    if (text == NULL || strtoull(text, NULL, 10) >= longest_ns / KVD_MILLISECOND_NS)
+        return longest_ns;
+    return strtoull(text, NULL, 10) * KVD_MILLISECOND_NS;
+}
+
+static struct kvd_device_times times_get(void)
+{
+    struct kvd_device_times times = {
+        .stuck_ns = time_ns("KVMEM_STUCK_MS", KVD_STUCK_NS),
+        .spare_ns = time_ns("KVMEM_SPARE_MS", KVD_SPARE_NS),
+    };
+
+    if (times.stuck_ns == 0)
+        times.stuck_ns = KVD_STUCK_NS;
+    return times;
 }
 
 int kvd_devices_create(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
                        uint32_t count, struct kvd_devices **out)
 {
     struct kvd_devices *devices = kvi_allocate(alloc, sizeof(*devices));
+    struct kvd_device_times times = times_get();
     int rc = 0;
 
     assert(count >= 1 && count <= KVI_DEVICE_LIMIT);
@@ -47,7 +61,7 @@ int kvd_devices_create(const struct kvi_alloc *alloc, const struct kvd_device_op
     if (devices->wake_fd < 0)
         rc = kvi_error_sys(KVMEM_E_SYSTEM, errno, "devices: eventfd");
     while (rc == 0 && devices->count < count) {
-        rc = kvd_device_create(alloc, &options[devices->count], devices->wake_fd, stuck_ns(),
+        rc = kvd_device_create(alloc, &options[devices->count], devices->wake_fd, &times,
                                &devices->devices[devices->count]);
         devices->count += rc == 0;
     }

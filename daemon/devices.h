@@ -17,8 +17,9 @@
 
 struct kvd_devices;
 
-/* Open those of `options`, `count` of them (1 … KVI_DEVICE_LIMIT). $KVMEM_STUCK_MS, for tests, is
- * the watchdog's time. The codes of kvd_device_create; nothing stays open on failure. */
+/* Open those of `options`, `count` of them (1 … KVI_DEVICE_LIMIT). For tests, $KVMEM_STUCK_MS is
+ * the watchdog's time and $KVMEM_SPARE_MS how long a spare segment stays. The codes of
+ * kvd_device_create; nothing stays open on failure. */
 int kvd_devices_create(const struct kvi_alloc *alloc, const struct kvd_device_options *options,
                        uint32_t count, struct kvd_devices **out);
 

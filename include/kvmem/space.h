@@ -158,7 +158,8 @@ KVMEM_API int kvmem_space_can_append(const struct kvmem_space *space, uint32_t n
  * return). 0 when they are; REFILL_PENDING (what comes later is kept for the caller),
  * OUT_OF_BLOCKS, QUOTA, INVALID (more than the index range), TIMED_OUT (the request could not be
  * sent), DAEMON_LOST, PROTOCOL, or what kept a segment from being created (SYSTEM, NO_MEMORY).
- * They stay until they are used or trimmed. Blocks. */
+ * They stay until they are used or trimmed. Blocks; with a time limit it maps what it is granted on
+ * the calling thread, with a helper too, and a driver call that has begun is not cut short. */
 KVMEM_API int kvmem_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns);
 
 /* Hand in every segment that holds no unpublished block of a live sequence, free blocks

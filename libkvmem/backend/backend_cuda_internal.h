@@ -38,6 +38,7 @@ enum kvi_backend_cuda_kernels_state {
 struct kvi_backend_cuda_kernels {
     enum kvi_backend_cuda_kernels_state state; /* atomic; the rest is fixed when it is not NONE */
     int sm_count;
+    uint32_t copy_shared_bytes; /* of a thread block of a long copy: holds others off its SM */
     kvi_cu_module module;
     kvi_cu_function copy;
     kvi_cu_function zero;

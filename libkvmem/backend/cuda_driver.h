@@ -73,6 +73,7 @@ enum {
     KVI_CU_ATTRIBUTE_UNIFIED_ADDRESSING = 41,
     KVI_CU_ATTRIBUTE_CAPABILITY_MAJOR = 75,
     KVI_CU_ATTRIBUTE_CAPABILITY_MINOR = 76,
+    KVI_CU_ATTRIBUTE_SHARED_BYTES_PER_SM = 81,
     KVI_CU_ATTRIBUTE_VMM = 102,
     KVI_CU_ATTRIBUTE_POSIX_FD = 103,
     KVI_CU_ATTRIBUTE_RDMA_WITH_VMM = 110,
@@ -92,6 +93,7 @@ enum {
     KVI_CU_WAIT_VALUE_GEQ = 0, /* cyclic: (int64_t)(*address − value) >= 0 */
     KVI_CU_WRITE_VALUE_DEFAULT = 0,
     KVI_CU_PROC_ADDRESS_LEGACY_STREAM = 1,
+    KVI_CU_FUNCTION_DYNAMIC_SHARED_BYTES_MAX = 8,
 };
 
 struct kvi_cu_location {
@@ -184,6 +186,8 @@ struct kvi_cu_access {
     X(module_unload, cuModuleUnload, (kvi_cu_module module))                                    \
     X(module_function, cuModuleGetFunction,                                                     \
       (kvi_cu_function * out, kvi_cu_module module, const char *name))                          \
+    X(function_attribute, cuFuncSetAttribute,                                                   \
+      (kvi_cu_function function, int attribute, int value))                                     \
     X(launch, cuLaunchKernel,                                                                   \
       (kvi_cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z,             \
        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,             \

@@ -4,16 +4,44 @@
  *
  * All are bound by device memory: a copy reads and writes every byte once. So each thread keeps
  * UNROLL loads of 16 bytes in flight before it stores the first, and the grid covers the SMs
- * whatever the list is: the host cuts blocks into pieces until there are enough.
+ * whatever the list is: the host cuts blocks into pieces until there are enough. Nothing that is
+ * copied is needed again soon: L1 takes none of it, L2 evicts it first.
  */
 #include "backend/kernels.cuh"
 
 #define UNROLL 4
 
+static __device__ __forceinline__ uint64_t policy_evict_first()
+{
+    uint64_t policy;
+
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/* volatile: the loads of a round stay ahead of its stores. */
+static __device__ __forceinline__ uint4 vector_load(const uint4 *from, uint64_t policy)
+{
+    uint4 value;
+
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(__cvta_generic_to_global(from)), "l"(policy));
+    return value;
+}
+
+static __device__ __forceinline__ void vector_store(uint4 *to, uint4 value, uint64_t policy)
+{
+    asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;"
+                 :
+                 : "l"(__cvta_generic_to_global(to)), "r"(value.x), "r"(value.y), "r"(value.z),
+                   "r"(value.w), "l"(policy)
+                 : "memory");
+}
+
 /* All threads of the block: copy `vectors` of 16 bytes. */
-static __device__ __forceinline__ void vectors_copy(uint4 *__restrict__ to,
-                                                    const uint4 *__restrict__ from,
-                                                    uint32_t vectors)
+static __device__ __forceinline__ void vectors_copy(uint4 *to, const uint4 *from, uint32_t vectors,
+                                                    uint64_t policy)
 {
     const uint32_t step = blockDim.x;
     uint32_t at = threadIdx.x;
@@ -23,25 +51,26 @@ static __device__ __forceinline__ void vectors_copy(uint4 *__restrict__ to,
 
 #pragma unroll
         for (int i = 0; i < UNROLL; i++)
-            held[i] = __ldcs(from + at + i * step);
+            held[i] = vector_load(from + at + i * step, policy);
 #pragma unroll
         for (int i = 0; i < UNROLL; i++)
-            to[at + i * step] = held[i];
+            vector_store(to + at + i * step, held[i], policy);
     }
     for (; at < vectors; at += step)
-        to[at] = from[at];
+        vector_store(to + at, vector_load(from + at, policy), policy);
 }
 
 extern "C" __global__ void __launch_bounds__(KVI_KERNEL_THREADS)
     kvi_kernel_copy(const __grid_constant__ kvi_kernel_blocks list)
 {
     const uint32_t total = list.count * list.pieces;
+    const uint64_t policy = policy_evict_first();
 
     for (uint32_t piece = blockIdx.x; piece < total; piece += gridDim.x) {
         place at = place_of(list, piece);
 
         vectors_copy((uint4 *)to_address(list, at), (const uint4 *)from_address(list, at),
-                     at.bytes / sizeof(uint4));
+                     at.bytes / sizeof(uint4), policy);
     }
 }
 

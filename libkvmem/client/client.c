@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -20,6 +21,11 @@
 #include "client/space.h"
 #include "client/status.h"
 #include "util/error.h"
+
+/* How long to look for an answer before sleeping: somewhat longer than a daemon takes that has to
+ * be woken for it and makes no driver call (90 µs + 20 on virtual machines, of whose wake-ups ours
+ * would be another one). */
+#define LOOK_NS INT64_C(200000)
 
 #define DISPATCH_MESSAGES 4096 /* taken in by one dispatch at most: a flood does not hold it */
 
@@ -169,6 +175,27 @@ static void wait_for_either(struct kvmem_client *client, int64_t deadline_ns)
     (void)ppoll(events, 2, &timeout, NULL); /* an early return is one more look */
 }
 
+/* Where the daemon has a processor of its own, or may have. */
+static bool may_look(void)
+{
+    cpu_set_t ours;
+
+    return !sched_getaffinity(0, sizeof(ours), &ours) && CPU_COUNT(&ours) > 1;
+}
+
+/* Look again and again for LOOK_NS, then sleep. */
+static int receive_looking(struct kvmem_client *client, int64_t deadline_ns)
+{
+    int64_t end_ns = kvi_client_now_ns() + LOOK_NS;
+    int code = 0;
+
+    if (end_ns > deadline_ns)
+        end_ns = deadline_ns;
+    while (!code && kvi_client_now_ns() < end_ns)
+        code = receive(client, 0);
+    return code ? code : receive(client, left_ns(deadline_ns));
+}
+
 int kvi_client_pump(struct kvmem_client *client, int64_t deadline_ns)
 {
     int code;
@@ -181,7 +208,8 @@ int kvi_client_pump(struct kvmem_client *client, int64_t deadline_ns)
         kvi_mapper_poll(client->mapper);
         deadline_ns = 0;
     }
-    code = receive(client, left_ns(deadline_ns));
+    code = deadline_ns && client->is_waiting && may_look() ? receive_looking(client, deadline_ns)
+                                                           : receive(client, left_ns(deadline_ns));
     if (code <= 0)
         return code;
     code = kvi_client_handle(client);

@@ -40,6 +40,7 @@ struct kvmem_client {
     struct kvi_link *link;
     bool is_lost;
     bool is_observer;
+    bool is_waiting;   /* for blocks, in a call with a time limit: it works and looks itself */
     bool is_abandoned; /* work that nobody waited for may be under way: see kvi_space_close */
     int64_t timeout_ns;
 
@@ -115,7 +116,8 @@ int kvi_client_call(struct kvmem_client *client, enum kvi_opcode expected, const
 int kvi_client_post(struct kvmem_client *client, void *message, int64_t timeout_ns);
 
 /* Take in at most one message, waiting until `deadline_ns` (0: not at all), or until the helper
- * has finished something, which is taken in first. 1, 0 (none), DAEMON_LOST, PROTOCOL. */
+ * has finished something, which is taken in first. A client that is_waiting looks for some time
+ * before it sleeps. 1, 0 (none), DAEMON_LOST, PROTOCOL. */
 int kvi_client_pump(struct kvmem_client *client, int64_t deadline_ns);
 
 /* Act on the message in client->rx that answers no call (handle.c). 0 or a code. */

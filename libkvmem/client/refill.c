@@ -50,23 +50,25 @@ static void arrived(const struct kvi_mapping *job)
     }
 }
 
-/* Make the segment writable here, whatever it was, or let the helper do so. Codes of the backend;
- * the descriptor is consumed. */
+/* Make the segment writable here, whatever it was, or let the helper do so unless the caller waits
+ * anyway: that saves two wake-ups. Codes of the backend; the descriptor is consumed. */
 static int take_over(struct kvmem_space *space, const struct kvi_rec_segment_grant *record, int fd)
 {
     struct kvi_segment *segment = &space->pool.segments[record->slot];
+    bool is_left = !space->client->is_waiting;
     uint32_t slot = record->slot;
 
     if (segment->access && segment->generation == record->generation) {
         if (fd >= 0)
             close(fd);
-        if (kvi_importer_submit_raise(space, slot, arrived))
+        if (is_left && kvi_importer_submit_raise(space, slot, arrived))
             return 0;
         return kvi_importer_raise(space, slot);
     }
     if (fd < 0)
         return kvi_error_set(KVMEM_E_SYSTEM, "a segment came without its descriptor");
-    if (kvi_importer_submit_map(space, slot, record->generation, fd, KVI_ACCESS_RW, arrived))
+    if (is_left &&
+        kvi_importer_submit_map(space, slot, record->generation, fd, KVI_ACCESS_RW, arrived))
         return 0;
     return kvi_importer_map(space, slot, record->generation, fd, KVI_ACCESS_RW);
 }
@@ -346,15 +348,22 @@ static int still_pending(struct kvmem_space *space, uint64_t blocks)
                          kvi_pool_free_blocks(&space->pool), blocks);
 }
 
-int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns)
+/* What is missing is asked for. Again, when the answer was less: others may have taken it. */
+static int reserve_ask(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns,
+                       int64_t deadline_ns)
+{
+    int code = kvi_outbox_flush(space->client, deadline_ns);
+
+    return code ? code : kvi_refill_request(space, missing_blocks(space, blocks), timeout_ns);
+}
+
+/* Until the blocks are there, or will not be. 0 tells nothing of either. */
+static int reserve_wait(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns,
+                        int64_t deadline_ns)
 {
     struct kvmem_client *client = space->client;
-    int64_t deadline_ns = kvi_client_deadline_ns(timeout_ns);
     bool was_asked = false;
 
-    if (blocks > space->pool.index_range)
-        return kvi_error_set(KVMEM_E_INVALID, "blocks: %" PRIu64 " is outside 0..%" PRIu32, blocks,
-                             space->pool.index_range);
     while (kvi_pool_free_blocks(&space->pool) < blocks) {
         int code;
 
@@ -368,9 +377,7 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
         if (!code && !space->request_serial && missing_blocks(space, blocks)) {
             if (was_asked && space->refusal)
                 break;
-            code = kvi_outbox_flush(client, deadline_ns);
-            if (!code)
-                code = kvi_refill_request(space, missing_blocks(space, blocks), timeout_ns);
+            code = reserve_ask(space, blocks, timeout_ns, deadline_ns);
             was_asked = true;
         }
         if (!code)
@@ -385,6 +392,22 @@ int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeou
         if (code == KVMEM_E_TIMED_OUT)
             return code;
     }
+    return 0;
+}
+
+int kvi_space_reserve(struct kvmem_space *space, uint64_t blocks, int64_t timeout_ns)
+{
+    int64_t deadline_ns = kvi_client_deadline_ns(timeout_ns);
+    int code;
+
+    if (blocks > space->pool.index_range)
+        return kvi_error_set(KVMEM_E_INVALID, "blocks: %" PRIu64 " is outside 0..%" PRIu32, blocks,
+                             space->pool.index_range);
+    space->client->is_waiting = deadline_ns != 0;
+    code = reserve_wait(space, blocks, timeout_ns, deadline_ns);
+    space->client->is_waiting = false;
+    if (code)
+        return code;
     if (kvi_pool_free_blocks(&space->pool) >= blocks) {
         space->reserved_blocks = blocks;
         return 0;

@@ -35,6 +35,7 @@ static void start(const char *stuck_ms)
     fake = library != NULL ? dlsym(library, FAKE_CUDA_CONTROL) : NULL;
     cr_assert_not_null(fake, "no fake driver: %s", dlerror());
     setenv("KVMEM_STUCK_MS", stuck_ms, 1);
+    setenv("KVMEM_SPARE_MS", "0", 0); /* none, but where the test is about them */
     setenv("CUDA_MPS_PIPE_DIRECTORY", "/nonexistent", 1);
     fds_before = kvt_process_fd_count(getpid());
 }
@@ -321,6 +322,161 @@ Test(device, any_driver_call_may_fail_while_it_is_opened, .timeout = 60)
     cr_assert(nth > 40, "%d calls", (int)nth);
 }
 
+/* ---- the spare segment ---- */
+
+static void start_with_spares(const char *stuck_ms, const char *spare_ms)
+{
+    setenv("KVMEM_SPARE_MS", spare_ms, 1);
+    start(stuck_ms);
+}
+
+/* The loop's turns, until there are as many objects in the driver. */
+static void turn_until(uint64_t objects)
+{
+    uint64_t end_ns = kvd_now_ns() + LIMIT_NS;
+
+    while (__atomic_load_n(&fake->objects, __ATOMIC_RELAXED) != objects && kvd_now_ns() < end_ns) {
+        kvd_devices_look(devices);
+        kvt_sleep_ns(KVT_MS(1));
+    }
+    cr_assert_eq(fake->objects, objects);
+}
+
+/* Answered in the call itself. */
+static void is_answered_at_once(uint32_t segment)
+{
+    uint32_t got_segment = UINT32_MAX;
+    int got_code = 1;
+
+    cr_assert(kvd_devices_next_created(devices, &got_segment, &got_code));
+    cr_assert(got_segment == segment && got_code == 0);
+}
+
+Test(device, a_spare_segment_answers_at_once, .timeout = 60)
+{
+    ino_t first;
+
+    start_with_spares("0", "60000");
+    open_gpus(2, 8 * GRANULE);
+    kvd_devices_segment_create(devices, 0, 1, 2 * GRANULE);
+    is_answered(0, 0);
+    first = exported(0, 2 * GRANULE);
+    turn_until(2 + 2);
+    fake->fail_name = "cuMemCreate"; /* nothing calls it: */
+    fake->fail_nth = 1;
+    kvd_devices_segment_create(devices, 1, 1, 2 * GRANULE);
+    is_answered_at_once(1);
+    cr_assert_eq(fake->fail_nth, 1);
+    fake->fail_nth = 0;
+    cr_assert_neq(exported(1, 2 * GRANULE), first);
+    turn_until(2 + 3);
+    kvd_devices_segment_create(devices, 2, 0, 2 * GRANULE); /* the other device has none */
+    is_answered(2, 0);
+    kvd_devices_segment_create(devices, 3, 1, GRANULE); /* nor is one of that size there */
+    is_answered(3, 0);
+    turn_until(2 + 4 + 2);
+    cr_assert_eq(fake->used_bytes, (2 + 2 + 2 + 2 + 1 + 2 + 1) * GRANULE);
+    end();
+}
+
+Test(device, a_spare_segment_is_free_memory, .timeout = 60)
+{
+    start_with_spares("0", "60000");
+    open_gpus(1, 4 * GRANULE);
+    kvd_devices_segment_create(devices, 0, 0, GRANULE);
+    is_answered(0, 0);
+    turn_until(1 + 2);
+    kvd_devices_segment_create(devices, 1, 0, 3 * GRANULE); /* there are two beside the spare */
+    is_answered(1, 0);
+    exported(1, 3 * GRANULE);
+    turn_until(1 + 2);
+    kvt_sleep_ns(KVT_MS(5));
+    kvd_devices_look(devices); /* no room for another one, and no word of that */
+    cr_assert(answer(&(uint32_t){0}, &(int){0}, KVT_MS(5)) == false);
+    cr_assert_eq(fake->used_bytes, 5 * GRANULE);
+    kvd_devices_segment_create(devices, 2, 0, GRANULE);
+    is_answered(2, KVMEM_E_DEVICE_FULL);
+    end();
+}
+
+Test(device, a_spare_segment_that_is_not_used_goes, .timeout = 60)
+{
+    start_with_spares("0", "40");
+    open_gpus(1, 4 * GRANULE);
+    kvd_devices_segment_create(devices, 0, 0, GRANULE);
+    is_answered(0, 0);
+    turn_until(1 + 2);
+    turn_until(1 + 1);
+    cr_assert_eq(kvd_devices_deadline_ns(devices), KVD_NEVER_NS);
+    end();
+}
+
+/* Its number's old memory is still being released when the spare takes its place. */
+Test(device, a_spare_segment_takes_a_number_whose_release_is_under_way, .timeout = 60)
+{
+    ino_t first;
+
+    start_with_spares("0", "60000");
+    open_gpus(1, 4 * GRANULE);
+    kvd_devices_segment_create(devices, 0, 0, GRANULE);
+    is_answered(0, 0);
+    first = exported(0, GRANULE);
+    turn_until(1 + 2);
+    fake->hang_name = "cuMemRelease";
+    fake->hang_ms = 100;
+    fake->hang_nth = 1;
+    kvd_devices_segment_release(devices, 0);
+    kvt_sleep_ns(KVT_MS(20));
+    kvd_devices_segment_create(devices, 0, 0, GRANULE);
+    is_answered(0, 0);
+    cr_assert_neq(exported(0, GRANULE), first);
+    turn_until(1 + 2);
+    cr_assert_neq(exported(0, GRANULE), first);
+    end();
+}
+
+/* Create a segment, let a spare come, use it, let it go, with the nth driver call failing; true
+ * when none failed. */
+static bool fail_nth_with_spares(uint64_t nth)
+{
+    uint64_t failed_before = fake->failed;
+    uint64_t end_ns;
+    uint32_t segment;
+    int code;
+
+    fake->fail_name = "*";
+    fake->fail_result = nth % 2 == 0 ? KVI_CU_OUT_OF_MEMORY : 999;
+    fake->fail_nth = nth;
+    for (uint32_t i = 0; i < 3; i++) {
+        kvd_devices_segment_create(devices, i, 0, GRANULE * (1 + i / 2));
+        cr_assert(answer(&segment, &code, LIMIT_NS));
+        cr_assert_eq(segment, i);
+        end_ns = kvd_now_ns() + KVT_MS(12);
+        while (kvd_now_ns() < end_ns)
+            cr_assert_not(answer(&segment, &code, KVT_MS(3)));
+        if (code == 0)
+            kvd_devices_segment_release(devices, i);
+    }
+    kvd_devices_segment_create(devices, 8, 0, 15 * GRANULE); /* the spare has to go */
+    cr_assert(answer(&segment, &code, LIMIT_NS));
+    if (code == 0)
+        kvd_devices_segment_release(devices, 8);
+    fake->fail_nth = 0;
+    return fake->failed == failed_before;
+}
+
+Test(device, any_driver_call_for_spares_may_fail, .timeout = 120)
+{
+    uint64_t nth = 1;
+
+    start_with_spares("0", "60000");
+    open_gpus(1, 40 * GRANULE);
+    while (!fail_nth_with_spares(nth))
+        nth++;
+    cr_assert_gt(nth, 20, "%d calls", (int)nth);
+    end();
+}
+
 /* ---- the watchdog ---- */
 
 static struct kvd_device *at(uint32_t index)
@@ -402,6 +558,30 @@ Test(device, releases_wait_for_a_call_that_hangs, .timeout = 60)
         kvd_devices_segment_create(devices, i, 0, GRANULE);
     for (uint32_t i = 0; i < 4; i++)
         is_answered(i, 0);
+    end();
+}
+
+/* Nobody waits for it; but the device is stuck all the same. What comes late is a spare segment. */
+Test(device, a_spare_segment_that_hangs_makes_the_device_stuck, .timeout = 60)
+{
+    uint32_t segment;
+    int code;
+
+    start_with_spares("50", "60000");
+    open_gpus(1, 4 * GRANULE);
+    kvd_devices_segment_create(devices, 0, 0, GRANULE);
+    is_answered(0, 0);
+    fake->hang_name = "cuMemCreate";
+    fake->hang_ms = 600;
+    fake->hang_nth = 1;
+    cr_assert_not(answer(&segment, &code, KVT_MS(200)));
+    cr_assert(kvd_device_is_stuck(at(0)));
+    kvd_devices_segment_create(devices, 1, 0, GRANULE);
+    is_answered(1, KVMEM_E_TIMED_OUT);
+    wait_until_well();
+    turn_until(1 + 2);
+    kvd_devices_segment_create(devices, 1, 0, GRANULE);
+    is_answered_at_once(1);
     end();
 }
 
@@ -494,7 +674,7 @@ Test(device, random_requests_are_each_answered_once_and_nothing_leaks, .timeout 
     uint32_t open = 0;
     int code;
 
-    start("20");
+    start_with_spares("20", "30");
     open_gpus(2, 18 * GRANULE);
     for (int i = 0; i < 4000; i++)
         step(&seed);
@@ -509,6 +689,6 @@ Test(device, random_requests_are_each_answered_once_and_nothing_leaks, .timeout 
     for (uint32_t i = 0; i < NUMBERS; i++)
         if (twins[i].state == LIVE)
             kvd_devices_segment_release(devices, i);
-    wait_until_idle(2);
+    turn_until(2);
     end();
 }

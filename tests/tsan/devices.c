@@ -86,6 +86,7 @@ int main(void)
     setenv("KVMEM_FAKE_CUDA", "hang=cuMemCreate:200:400 fail=cuMemExportToShareableHandle:300:2",
            1);
     setenv("KVMEM_STUCK_MS", "100", 1);
+    setenv("KVMEM_SPARE_MS", "20", 1);
     library = dlopen(kvt_fake_path(), RTLD_NOW); /* "libcuda.so.1" is this one from now on */
     fake = library != NULL ? dlsym(library, FAKE_CUDA_CONTROL) : NULL;
     check(fake != NULL, "no fake driver");

@@ -45,7 +45,7 @@ static bool call_is_failed(const char *name)
 static bool call_is_not_used(const char *name)
 {
     static const char *const kernels[] = {"cuModuleGetFunction", "cuLaunchKernel",
-                                          "cuModuleLoadDataEx"};
+                                          "cuModuleLoadDataEx", "cuFuncSetAttribute"};
     static const char *const fills[] = {"cuMemsetD8Async", "cuMemsetD32Async"};
     bool built = kvi_kernels_image_bytes > 0;
 
@@ -142,12 +142,12 @@ static void case_a_dead_context_is_not_opened(struct kvt_backend *t)
 static void case_kernels_are_loaded_or_said_to_fail(struct kvt_backend *t)
 {
     static const char *const calls[] = {"cuModuleLoadDataEx", "cuModuleGetFunction",
-                                        "cuLaunchKernel"};
-    static const uint64_t nth[] = {1, 2, 3};
+                                        "cuFuncSetAttribute", "cuLaunchKernel"};
+    static const uint64_t nth[] = {1, 2, 1, 3};
     uint64_t modules = kvt_fake->modules;
     struct kvi_backend *b = NULL;
 
-    for (size_t i = 0; i < 3 && kvi_kernels_image_bytes > 0; i++) {
+    for (size_t i = 0; i < 4 && kvi_kernels_image_bytes > 0; i++) {
         kvt_fake_fail(calls[i], nth[i], KVI_CU_LAUNCH_FAILED);
         KVT_REFUSED(t, KVMEM_E_SYSTEM, calls[i], kvt_cuda_open(0, &b));
         kvt_fake_fail(calls[i], nth[i], KVI_CU_OUT_OF_MEMORY);

@@ -157,6 +157,31 @@ Test(helper, granted_blocks_are_free_when_they_are_mapped, .timeout = 20)
     end(&s);
 }
 
+/* With a time limit the caller makes the driver calls itself, and the helper is not woken. */
+Test(helper, who_waits_for_blocks_maps_them, .timeout = 20)
+{
+    struct kvmem_client_stats stats = {.size = sizeof(stats)};
+    struct scene s;
+
+    begin(&s);
+    dispatch(&s, 0);
+    kvt_script_grant(s.script, &s.geometry, requested(&s), 0, 2, KVI_GRANT_LAST);
+    cr_assert_eq(kvmem_space_reserve(s.space, 8, INT64_C(1000000000)), 0);
+    cr_assert_eq(capacity(&s).free_blocks, 8);
+    cr_assert_eq(kvmem_client_stats(s.client, &stats), 0);
+    cr_assert(stats.driver_calls_inline == 2 && stats.helper_jobs == 0);
+    cr_assert_eq(kvmem_space_trim(s.space), 2);
+    dispatch(&s, 0);
+    hold(&s, 0);
+    kvt_script_grant(s.script, &s.geometry, requested(&s), 0, 1, KVI_GRANT_LAST);
+    cr_assert_eq(kvmem_space_reserve(s.space, 4, 0), KVMEM_E_REFILL_PENDING, "nobody waits");
+    let_go(&s);
+    kvi_mapper_drain(s.client->mapper);
+    cr_assert_eq(capacity(&s).free_blocks, 4);
+    cr_assert_eq(inline_calls(&s), 2);
+    end(&s);
+}
+
 /* Its own request for more counts what arrives. */
 Test(helper, arriving_blocks_are_not_asked_for_again, .timeout = 20)
 {

@@ -302,6 +302,7 @@ int fake_device_attribute(int *out_value, int attribute, kvi_cu_device device)
     *out_value = attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MAJOR       ? 9
                  : attribute == KVI_CU_ATTRIBUTE_CAPABILITY_MINOR     ? 0
                  : attribute == KVI_CU_ATTRIBUTE_MULTIPROCESSOR_COUNT ? 132
+                 : attribute == KVI_CU_ATTRIBUTE_SHARED_BYTES_PER_SM  ? 228 * 1024
                                                                       : 1;
     if (attribute == fake_cuda_control.attribute_off)
         *out_value = 0;

@@ -24,6 +24,10 @@ struct fake_module {
 /* One whose unloading was made to fail stays: the driver, too, drops it with its context only. */
 static struct fake_module modules[MODULES_MAX];
 
+/* Dynamic shared memory that any kernel may ask for, and the most that one can be allowed. */
+#define SHARED_ANY (48 * 1024)
+#define SHARED_MAX (227 * 1024)
+
 enum {
     FUNCTION_COPY,
     FUNCTION_ZERO,
@@ -35,10 +39,11 @@ enum {
 static struct fake_function {
     const char *name;
     size_t parameter_bytes;
+    unsigned shared_bytes_max;
 } functions[FUNCTIONS] = {
-    [FUNCTION_COPY] = {KVI_KERNEL_COPY, sizeof(struct kvi_kernel_blocks)},
-    [FUNCTION_ZERO] = {KVI_KERNEL_ZERO, sizeof(struct kvi_kernel_blocks)},
-    [FUNCTION_CELLS] = {KVI_KERNEL_CELLS, sizeof(struct fake_kernel_cells)},
+    [FUNCTION_COPY] = {KVI_KERNEL_COPY, sizeof(struct kvi_kernel_blocks), SHARED_ANY},
+    [FUNCTION_ZERO] = {KVI_KERNEL_ZERO, sizeof(struct kvi_kernel_blocks), SHARED_ANY},
+    [FUNCTION_CELLS] = {KVI_KERNEL_CELLS, sizeof(struct fake_kernel_cells), SHARED_ANY},
 };
 
 /* ---- modules ---- */
@@ -113,6 +118,21 @@ int fake_module_function(kvi_cu_function *out, kvi_cu_module module, const char 
         result = fake_misused("cuModuleGetFunction", FAKE_NOT_FOUND);
     else
         *out = &functions[i];
+    fake_leave();
+    return result;
+}
+
+/* Only of dynamic shared memory, beyond what every kernel may have. */
+int fake_function_attribute(kvi_cu_function function, int attribute, int value)
+{
+    int result = fake_enter("cuFuncSetAttribute");
+
+    if (result != 0)
+        return result;
+    if (attribute != KVI_CU_FUNCTION_DYNAMIC_SHARED_BYTES_MAX || value < 0 || value > SHARED_MAX)
+        result = fake_misused("cuFuncSetAttribute", KVI_CU_INVALID_VALUE);
+    else
+        ((struct fake_function *)function)->shared_bytes_max = (unsigned)value;
     fake_leave();
     return result;
 }
@@ -204,7 +224,6 @@ int fake_launch(kvi_cu_function function, unsigned grid_x, unsigned grid_y, unsi
     int result = fake_enter("cuLaunchKernel");
     unsigned char *taken;
 
-    (void)shared_bytes;
     if (result != 0)
         return result;
     taken = calloc(1, sizeof(struct kvi_kernel_blocks));
@@ -221,8 +240,8 @@ int fake_launch(kvi_cu_function function, unsigned grid_x, unsigned grid_y, unsi
         memcpy(taken, parameters[0], one->parameter_bytes);
     }
     if (fake_current_device() < 0 || extra != NULL || grid_x == 0 || grid_y != 1 || grid_z != 1 ||
-        block_x == 0 || block_x > 1024 || block_y != 1 || block_z != 1 ||
-        !parameters_fit(one, taken, (uint64_t)grid_x * block_x)) {
+        shared_bytes > one->shared_bytes_max || block_x == 0 || block_x > 1024 || block_y != 1 ||
+        block_z != 1 || !parameters_fit(one, taken, (uint64_t)grid_x * block_x)) {
         result = fake_misused("cuLaunchKernel", KVI_CU_INVALID_VALUE);
         free(taken);
     } else {

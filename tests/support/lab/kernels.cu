@@ -13,16 +13,16 @@
 #include "support/lab/lab.h"
 
 enum load {
-    LOAD_CS,      /* evict first, all caches: what kvi_kernel_copy does */
+    LOAD_CS,      /* evict first, all caches */
     LOAD_NA,      /* not into L1 */
     LOAD_NA_256,  /* the same, and L2 fetches 256 bytes */
-    LOAD_NA_FIRST /* the same, and L2 evicts it first */
+    LOAD_NA_FIRST /* the same, and L2 evicts it first: what kvi_kernel_copy does */
 };
 
 enum store {
     STORE_PLAIN,
     STORE_CS,
-    STORE_FIRST /* L2 evicts it first */
+    STORE_FIRST /* L2 evicts it first: what kvi_kernel_copy does */
 };
 
 enum shape {
@@ -160,6 +160,7 @@ static __device__ __forceinline__ void list_copy(const kvi_kernel_blocks &list)
         list_copy<__VA_ARGS__>(list);                                  \
     }
 
+VECTORS(cs4, 256, 4, LOAD_CS, STORE_PLAIN, BY_THREAD)
 VECTORS(cs4_cs, 256, 4, LOAD_CS, STORE_CS, BY_THREAD)
 VECTORS(cs8, 512, 8, LOAD_CS, STORE_PLAIN, BY_THREAD)
 VECTORS(cs16, 256, 16, LOAD_CS, STORE_PLAIN, BY_THREAD)
@@ -167,7 +168,6 @@ VECTORS(na4, 256, 4, LOAD_NA, STORE_PLAIN, BY_THREAD)
 VECTORS(na4_cs, 256, 4, LOAD_NA, STORE_CS, BY_THREAD)
 VECTORS(na4_256, 256, 4, LOAD_NA_256, STORE_PLAIN, BY_THREAD)
 VECTORS(first4, 256, 4, LOAD_NA_FIRST, STORE_PLAIN, BY_THREAD)
-VECTORS(first4_first, 256, 4, LOAD_NA_FIRST, STORE_FIRST, BY_THREAD)
 VECTORS(na4_first, 256, 4, LOAD_NA, STORE_FIRST, BY_THREAD)
 VECTORS(na8, 512, 8, LOAD_NA, STORE_PLAIN, BY_THREAD)
 VECTORS(first8_first, 512, 8, LOAD_NA_FIRST, STORE_FIRST, BY_THREAD)
