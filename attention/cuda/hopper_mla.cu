@@ -75,8 +75,8 @@ static int plan_of(const kva_attention *what, const hopper_mla_kernel &kernel, v
     plan->is_balanced = 1;
     plan->row_tile = kernel.rows;
     plan->kv_tile = hopper_tile_tokens;
-    plan->grid = (uint32_t)device.sm_count / kernel.cluster;
-    plan->overhead = kernel.cluster > 1 ? 4 : 1;
+    plan->grid = (uint32_t)device.sm_count / kernel.blocks;
+    plan->overhead = kernel.blocks > 1 ? 4 : 1;
     /* A part of few rows costs the one who merges as much as some tiles. */
     plan->part_min = kernel.rows <= hopper_mla_few_rows ? 4 : 1;
     plan->slot_rows = kernel.rows;
@@ -148,22 +148,13 @@ static void describe(hopper_decode *p, const kva_attention *what)
 static int launch(const hopper_mla_kernel &kernel, hopper_decode *p, cudaStream_t stream)
 {
     void *arguments[] = {p};
-    cudaLaunchAttribute cluster = {};
-    cudaLaunchConfig_t config = {};
     int code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
 
     if (code)
         return code;
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = kernel.cluster;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.gridDim = dim3(p->plan.grid * kernel.cluster);
-    config.blockDim = dim3(kernel.threads);
-    config.dynamicSmemBytes = kernel.shared_bytes;
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = kernel.cluster > 1;
-    return kva_cuda_result(cudaLaunchKernelExC(&config, kernel.entry, arguments),
+    return kva_cuda_result(cudaLaunchKernel(kernel.entry, dim3(p->plan.grid * kernel.blocks),
+                                            dim3(kernel.threads), arguments, kernel.shared_bytes,
+                                            stream),
                            "Hopper's latent attention");
 }
 
