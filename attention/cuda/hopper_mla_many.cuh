@@ -192,12 +192,10 @@ static __device__ __forceinline__ many_view many_view_of(const hopper_decode &p,
 {
     uint64_t row = hopper_row_of(p, task, min(packed, task.packed_count - 1)).row;
     int32_t position = task.position + (int32_t)(row - task.row);
-    many_view view = {0, (int32_t)task.kv_end, INT32_MAX, 0};
+    many_view view = {kva_plan_window_begin(p.plan, position), (int32_t)task.kv_end, INT32_MAX, 0};
 
     if (p.plan.is_causal)
         view.end = min(view.end, position + 1);
-    if (p.plan.window_tokens && p.plan.window_tokens <= INT32_MAX)
-        view.begin = position + 1 - (int32_t)p.plan.window_tokens;
     if (p.plan.is_tree) {
         view.young = task.position;
         view.bits = p.tree_mask[row];
@@ -224,8 +222,8 @@ static __device__ __forceinline__ void many_scores(const hopper_decode &p, const
     if (p.soft_cap != 0) {
         float to_cap = 2 * log2_of_e / p.soft_cap;
 #pragma unroll
-        for (int x = 0; x < 32; x++) /* cap × tanh(s ÷ cap) */
-            s[x] = p.soft_cap - __fdividef(2 * p.soft_cap, 1 + hopper_exp2(s[x] * to_cap));
+        for (int x = 0; x < 32; x++)
+            s[x] = kva_cap(s[x] * to_cap, p.soft_cap);
     }
     if (!masked)
         return;
@@ -259,8 +257,8 @@ static __device__ __forceinline__ void many_softmax(float (&s)[32], const float 
         sum[i] = 0;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            float p0 = hopper_exp2(s[4 * j + 2 * i] - base);
-            float p1 = hopper_exp2(s[4 * j + 2 * i + 1] - base);
+            float p0 = kva_exp2(s[4 * j + 2 * i] - base);
+            float p1 = kva_exp2(s[4 * j + 2 * i + 1] - base);
 
             sum[i] += p0 + p1;
             a[j / 2][i + j % 2 * 2] = hopper_pack<__nv_bfloat16>(p0, p1);
@@ -271,7 +269,7 @@ static __device__ __forceinline__ void many_softmax(float (&s)[32], const float 
 /* Of what was summed up relative to `before`, when it is relative to `now`. */
 static __device__ __forceinline__ float many_factor(float before, float now)
 {
-    return hopper_exp2(before - (now == -INFINITY ? 0 : now));
+    return kva_exp2(before - (now == -INFINITY ? 0 : now));
 }
 
 /* Seldom: see many_slack. */
