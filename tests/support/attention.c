@@ -42,10 +42,11 @@ static void *host_alloc(uint64_t bytes)
 
 static void host_release(void *memory)
 {
-    char *start = (char *)memory - HEAD_BYTES;
+    char *start;
 
     if (!memory)
         return;
+    start = (char *)memory - HEAD_BYTES;
     if (*(uint64_t *)(void *)start)
         munmap(start, *(uint64_t *)(void *)start);
     else
