@@ -16,6 +16,7 @@
  *
  *   flash.c        tasks: accepts, info, plan, run; plain C
  *   flash_tile.h   the work of a task, written once in terms of vectors; included by
+ *   flash_pairs.h, flash_runs.h         parts of it: few rows and bf16 products
  *   flash_avx2.c, flash_avx512.c        all types, in floats
  *   flash_avx512_bf16.c                 bf16 products (VDPBF16PS) for q in bf16, K and V in bf16,
  *                                       fp8 or int8, which bf16 holds exactly

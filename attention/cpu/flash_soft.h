@@ -138,7 +138,7 @@ static KVA_TARGET struct scoring scoring_of(const struct strip *s, uint32_t i, u
     const struct kva_attention *what = s->run->what;
     uint32_t group = what->q_head_count / what->cache.kv_head_count;
     uint32_t row = s->task->row + i, q_first, q_end;
-    struct scoring scoring = {.scale = kva_scale_of(what) * LOG2_E};
+    struct scoring scoring = {.scale = s->scale};
 
     if (what->soft_cap != 0) {
         scoring.scale *= 2 / what->soft_cap;

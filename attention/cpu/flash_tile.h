@@ -27,6 +27,8 @@
 #define GEMM_R   6
 #define PER_WORD (FLASH_PAIRS ? 2u : 1u)
 
+#define HEAD_LIMIT (KVA_STRIP_ROWS / KVA_ROW_STEP) /* of a strip */
+
 /* A strip at work; shapes as in struct kva_flash_scratch. */
 struct strip {
     const struct kva_flash_run *run;
@@ -38,6 +40,7 @@ struct strip {
     uint32_t q_stride;
     uint32_t v_stride;
     uint32_t is_scaled; /* K and V are quantised */
+    float scale;        /* of the softmax, in units of log 2 */
 };
 
 #include "flash_soft.h"
@@ -178,7 +181,8 @@ struct tile {
     uint32_t vectors; /* of tokens that there are */
     uint32_t row;     /* rows [row, end) of each head see some of it */
     uint32_t end;
-    uint32_t is_full; /* these see all of it */
+    uint32_t is_full;  /* these see all of it */
+    uint32_t in_parts; /* scores stay in parts (flash_pairs.h) */
     const char *k[KVA_TILE], *v[KVA_TILE];
     const char *next_k[KVA_TILE], *next_v[KVA_TILE];
     float k_scales[KVA_TILE], v_scales[KVA_TILE];
@@ -205,12 +209,17 @@ static KVA_TARGET void multiply_k(const struct strip *s, struct tile *tile, uint
 
 #if FLASH_PAIRS
     uint32_t tokens = tile->vectors * VLANES;
+    struct ahead ahead = {.row = next, .bytes = 4ull * s->k_words};
 
     switch (s->task->row_count) {
     case 1: all_few_scores(s, tile->k, next, tokens, 1); return;
     case 2: all_few_scores(s, tile->k, next, tokens, 2); return;
     case 3:
-    case 4: all_few_scores(s, tile->k, next, tokens, 4); return;
+    case 4:
+        four_scores(s, tile->k, 0, tokens, &ahead, s->scores);
+        if (!tile->in_parts)
+            parts_to_rows(s);
+        return;
     }
 #endif
     pack_k(s, tile->k, next, tile->vectors);
@@ -239,17 +248,38 @@ static KVA_TARGET void take_v(const struct strip *s, struct tile *tile)
 /* The sums of a strip of few rows, if it is one. */
 static KVA_TARGET int add_few_values(const struct strip *s, struct tile *tile)
 {
-    uint32_t tokens = tile->vectors * VLANES;
     const char *const *next;
+    struct few_values of = {.v = tile->v,
+                            .factor = s->factor,
+                            .p = s->scores,
+                            .tokens = tile->vectors * VLANES,
+                            .p_row = tile->in_parts ? 2 : KVA_TILE,
+                            .p_four = tile->in_parts ? 8 : 2};
 
     if (s->task->row_count > FEW_ROWS)
         return 0;
     next = wide_v(s, tile);
+    of.ahead = (struct ahead){.row = next, .bytes = 2ull * s->run->what->cache.head_dim_v};
     switch (s->task->row_count) {
-    case 1: all_few_sums(s, tile->v, next, tokens, 1); return 1;
-    case 2: all_few_sums(s, tile->v, next, tokens, 2); return 1;
-    default: all_few_sums(s, tile->v, next, tokens, 4); return 1;
+    case 1: all_few_sums(s, &of, 1); return 1;
+    case 2: all_few_sums(s, &of, 2); return 1;
+    default: all_few_sums(s, &of, 4); return 1;
     }
+}
+
+/* Four rows that all see the whole tile, alike but for a factor: their softmax is in parts. */
+KVA_INLINE uint32_t can_be_in_parts(const struct strip *s, const struct tile *tile)
+{
+    return has_four_rows(s) && tile->is_full && tile->row == 0 && tile->end == s->task->row_count &&
+           s->masks[0] == ~UINT64_C(0) && !s->run->what->alibi_slopes;
+}
+
+KVA_INLINE void soften_in_parts(const struct strip *s, const struct tile *tile)
+{
+    struct scoring scoring = scoring_of(s, 0, tile->first);
+
+    soften_parts(s, &scoring, s->is_scaled ? tile->k_scales : NULL,
+                 s->is_scaled ? tile->v_scales : NULL);
 }
 
 #else
@@ -268,6 +298,17 @@ KVA_INLINE int add_few_values(const struct strip *s, struct tile *tile)
 {
     (void)s, (void)tile;
     return 0;
+}
+
+KVA_INLINE uint32_t can_be_in_parts(const struct strip *s, const struct tile *tile)
+{
+    (void)s, (void)tile;
+    return 0;
+}
+
+KVA_INLINE void soften_in_parts(const struct strip *s, const struct tile *tile)
+{
+    (void)s, (void)tile;
 }
 
 #endif
@@ -340,9 +381,13 @@ static KVA_TARGET void do_tile(const struct strip *s, struct tile *tile)
 
     if (s->is_scaled)
         kva_flash_scales(s->run, s->task, s->kv_head, tile->first, tile->k_scales, tile->v_scales);
+    tile->in_parts = can_be_in_parts(s, tile);
     multiply_k(s, tile, row, end);
-    soften_rows(s, row, end, tile->first, s->is_scaled ? tile->k_scales : NULL,
-                s->is_scaled ? tile->v_scales : NULL);
+    if (tile->in_parts)
+        soften_in_parts(s, tile);
+    else
+        soften_rows(s, row, end, tile->first, s->is_scaled ? tile->k_scales : NULL,
+                    s->is_scaled ? tile->v_scales : NULL);
     if (tile->is_full && row == 0 && end == s->task->row_count && add_few_values(s, tile))
         return;
     memcpy(rows, tile->v, sizeof(rows));
@@ -382,6 +427,7 @@ static KVA_TARGET struct strip strip_of(const struct kva_flash_run *run,
         .q_stride = kva_padded(what->cache.head_dim_k / PER_WORD),
         .v_stride = kva_padded(what->cache.head_dim_v),
         .is_scaled = type_bytes(what->cache.dtype) == 1,
+        .scale = kva_scale_of(what) * LOG2_E,
     };
 
     return s;
@@ -434,6 +480,10 @@ static KVA_TARGET void load_q(const struct strip *s)
         widen_row(what->dtype, from, what->cache.head_dim_k, to);
 #endif
     }
+#if FLASH_PAIRS
+    if (has_four_rows(s))
+        quarter_q(s);
+#endif
 }
 
 KVA_INLINE void store_row(uint32_t dtype, void *out, uint64_t place, const float *sums, float total,
@@ -500,45 +550,97 @@ static KVA_TARGET void leave_partial(const struct strip *s)
 static KVA_TARGET void clear(const struct strip *s)
 {
     memset(s->sums, 0, sizeof(float) * kva_head_rows(s->task->row_count) * s->v_stride);
-    for (uint32_t i = 0; i < s->task->row_count; i++) {
+    for (uint32_t i = 0; i < kva_head_rows(s->task->row_count); i++) {
         s->most[i] = -INFINITY;
         s->total[i] = 0;
     }
 }
 
-/* One tile, head by head, the next one's rows known meanwhile: behind the last head comes the first
- * one's next tile. */
-static KVA_TARGET void do_heads(const struct strip *all, struct tile *tile, uint32_t end)
+/* The rows of the next head's tokens, which lie a stride behind this one's. */
+static KVA_TARGET void next_head(const struct strip *s, struct tile *tile)
 {
-    const struct kva_flash_task *task = all->task;
+    const struct kva_cache *c = &s->run->what->cache;
+    uint64_t k_step = c->k_head_stride * type_bytes(c->dtype);
+    uint64_t v_step = c->v_head_stride * type_bytes(c->dtype);
+    uint32_t tokens = s->task->end - tile->first;
 
-    for (uint32_t h = 0; h < task->head_count; h++) {
-        struct strip s = head_of(all, h);
-        uint32_t is_last = h + 1 == task->head_count;
-        uint32_t next = is_last ? tile->first + KVA_TILE : tile->first;
-
-        memcpy(tile->k, tile->next_k, sizeof(tile->k));
-        memcpy(tile->v, tile->next_v, sizeof(tile->v));
-        if (next < end)
-            kva_flash_rows(all->run, task, is_last ? task->kv_head : s.kv_head + 1, next,
-                           tile->next_k, tile->next_v);
-        if (tile->row < tile->end)
-            do_tile(&s, tile);
+    tokens = tokens < KVA_TILE ? tokens : KVA_TILE;
+    for (uint32_t t = 0; t < tokens; t++) {
+        tile->next_k[t] += k_step;
+        tile->next_v[t] += v_step;
     }
+}
+
+#if FLASH_PAIRS
+#include "flash_runs.h"
+#else
+
+KVA_INLINE void do_runs(const struct strip *heads, const struct tile *tile)
+{
+    (void)heads, (void)tile;
+}
+
+KVA_INLINE int can_be_runs(const struct strip *heads, const struct tile *tile)
+{
+    (void)heads, (void)tile;
+    return 0;
+}
+
+#endif
+
+/* The rows that come behind those at work: of the head h + 1, or behind the last head of the first
+ * one's next tile. */
+static KVA_TARGET void advance(const struct strip *s, struct tile *tile, uint32_t h, uint32_t end)
+{
+    const struct kva_flash_task *task = s->task;
+
+    memcpy(tile->k, tile->next_k, sizeof(tile->k));
+    memcpy(tile->v, tile->next_v, sizeof(tile->v));
+    if (h + 1 < task->head_count)
+        next_head(s, tile);
+    else if (tile->first + KVA_TILE < end)
+        kva_flash_rows(s->run, task, task->kv_head, tile->first + KVA_TILE, tile->next_k,
+                       tile->next_v);
+}
+
+/* One tile of all heads, tokens before `end` of which somebody sees. */
+static KVA_TARGET void do_heads(const struct strip *heads, struct tile *tile, uint32_t end)
+{
+    uint32_t count = heads->task->head_count;
+
+    if (can_be_runs(heads, tile)) {
+        advance(heads, tile, count - 1, end);
+        do_runs(heads, tile);
+        return;
+    }
+    for (uint32_t h = 0; h < count; h++) {
+        advance(heads, tile, h, end);
+        if (tile->row < tile->end)
+            do_tile(heads + h, tile);
+    }
+}
+
+static KVA_TARGET void finish(const struct strip *s)
+{
+    if (s->task->partial != KVA_WHOLE) {
+        leave_partial(s);
+        return;
+    }
+    for (uint32_t i = 0; i < s->task->row_count; i++)
+        finish_row(s, i);
 }
 
 static KVA_TARGET void attend(const struct kva_flash_run *run, const struct kva_flash_task *task,
                               float *memory)
 {
-    struct strip all = strip_of(run, task, memory);
+    struct strip all = strip_of(run, task, memory), heads[HEAD_LIMIT];
     struct tile tile;
     uint32_t end;
 
     for (uint32_t h = 0; h < task->head_count; h++) {
-        struct strip s = head_of(&all, h);
-
-        load_q(&s);
-        clear(&s);
+        heads[h] = head_of(&all, h);
+        load_q(heads + h);
+        clear(heads + h);
     }
     kva_flash_bounds(run->what, task, &tile.first, &end);
     kva_flash_rows(run, task, task->kv_head, tile.first, tile.next_k, tile.next_v);
@@ -547,16 +649,10 @@ static KVA_TARGET void attend(const struct kva_flash_run *run, const struct kva_
 
         tile.vectors = ((tokens < KVA_TILE ? tokens : KVA_TILE) + VLANES - 1) / VLANES;
         find_rows(&all, &tile);
-        do_heads(&all, &tile, end);
+        do_heads(heads, &tile, end);
     }
-    for (uint32_t h = 0; h < task->head_count; h++) {
-        struct strip s = head_of(&all, h);
-
-        if (task->partial != KVA_WHOLE)
-            leave_partial(&s);
-        for (uint32_t i = 0; i < task->row_count && task->partial == KVA_WHOLE; i++)
-            finish_row(&s, i);
-    }
+    for (uint32_t h = 0; h < task->head_count; h++)
+        finish(heads + h);
 }
 
 /* sums, maxima and totals of row i, plus those of a partial result. */
