@@ -11,7 +11,7 @@
 
 /* A description with nothing wrong: two sequences, of 5 and 20 tokens. */
 struct good {
-    _Alignas(256) char workspace[4096];
+    _Alignas(256) char workspace[1 << 20];           /* more than any kernel wants for this */
     _Alignas(16) uint16_t pool[4 * 2 * 2 * 16 * 64]; /* 4 blocks, layers 1, K and V, 2 heads */
     _Alignas(16) uint16_t q[3 * 4 * 64];
     _Alignas(16) uint16_t out[3 * 4 * 64];
@@ -241,6 +241,25 @@ Test(attention_check, misaligned_pointers)
     REFUSED(sinks, MOVED(g->lse, 2));
     REFUSED(alibi_slopes, MOVED(g->lse, 1));
     REFUSED(tree_mask, MOVED(g->tree, 4));
+}
+
+Test(attention_check, misaligned_arrays_of_a_run)
+{
+    struct good *g = good_new();
+    const struct {
+        const char *field;
+        uint32_t q, out, lse;
+    } moves[] = {{"q", 1, 0, 0}, {"out", 0, 1, 0}, {"lse", 0, 0, 2}};
+
+    cr_assert_eq(plan(g), 0, "%s", kva_error());
+    for (uint32_t i = 0; i < 3; i++) {
+        cr_assert_eq(kva_attention_run(&g->what, 0, MOVED(g->q, moves[i].q),
+                                       MOVED(g->out, moves[i].out), MOVED(g->lse, moves[i].lse),
+                                       g->workspace, sizeof(g->workspace), NULL),
+                     KVMEM_E_INVALID);
+        cr_assert(strncmp(kva_error(), moves[i].field, strlen(moves[i].field)) == 0, "%s",
+                  kva_error());
+    }
 }
 
 /* What only the CPU can see. */
