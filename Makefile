@@ -91,10 +91,13 @@ endif
 ifneq ($(WITH_CUDA),0)
 NVCC := $(shell command -v nvcc 2>/dev/null)
 endif
-# -O2 is the host code's; ptxas optimises by itself.
+# -O2 is the host code's; ptxas optimises by itself. PTX of the first architecture that later ones
+# can run (not of 90a) is what cards newer than the listed ones compile when they load it.
 CUDA_ARCHS ?= 80 90a
+CUDA_PTX   := $(firstword $(filter-out %a %f,$(CUDA_ARCHS)))
 NVCCFLAGS  := -std=c++17 -O2 -g -Xcompiler -fPIC,-fvisibility=hidden \
-              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a)
+              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+              $(foreach a,$(CUDA_PTX),-gencode arch=compute_$a,code=compute_$a)
 ifeq ($(WERROR),1)
 NVCCFLAGS += -Werror all-warnings
 endif
@@ -184,7 +187,7 @@ $(foreach p,$(PROGRAMS),$(eval $(call program_rule,$p)))
 # Other flags, other objects; another list of sources, another library (a removed file must not
 # live on in it). These files are rewritten only when what they hold changes.
 $(B)/flags: NOW = $(CC) $(KV_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(KV_LDFLAGS) $(LDFLAGS) $(HAVE) $(NVCC) \
-                $(CUDA_ARCHS)
+                $(NVCCFLAGS)
 $(B)/flags $(patsubst %,$(B)/obj/%.list,$(ARCHIVES)): FORCE
 	@mkdir -p $(@D); echo '$(NOW)' | cmp -s - $@ || echo '$(NOW)' > $@
 FORCE:

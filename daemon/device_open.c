@@ -135,6 +135,23 @@ static int open_sized(const struct kvd_device_options *options,
     return rc < 0 ? rc : kvi_backend_cuda_create(cuda, out);
 }
 
+/* Not a granule is free: what the operator wants may come free later, only that exports are slow.
+ */
+static int open_without_anchor(const struct kvd_device_options *options,
+                               struct kvi_backend_cuda_options *cuda, struct kvi_backend **out)
+{
+    int rc;
+
+    cuda->device_bytes = options->device_bytes;
+    rc = kvi_backend_cuda_create(cuda, out);
+    if (rc == 0)
+        kvd_log_always("cuda:%" PRIu32 ": not a granule is free now: segments cannot be created "
+                       "until others leave the device, and each takes 0.7 ms longer until the "
+                       "daemon is started again",
+                       options->ordinal);
+    return rc;
+}
+
 /* The backend speaks of its parameters, the operator knows options. */
 static int in_options_words(int rc, const struct kvd_device_options *options)
 {
@@ -157,7 +174,9 @@ static int open_cuda(const struct kvi_alloc *alloc, const struct kvd_device_opti
 
     if (rc == 0)
         rc = anchor_open(&cuda, what.granule_bytes, anchor);
-    if (rc == 0 && (rc = open_sized(options, &cuda, anchor, out)) < 0)
+    if (rc == KVMEM_E_DEVICE_FULL && options->device_bytes != 0)
+        rc = open_without_anchor(options, &cuda, out);
+    else if (rc == 0 && (rc = open_sized(options, &cuda, anchor, out)) < 0)
         kvd_anchor_close(anchor);
     if (rc < 0)
         return in_options_words(rc, options);

@@ -6,19 +6,28 @@
  * run, on the CPU, which takes well under a microsecond; a graph keeps them as parameters.
  */
 #include "hopper_launch.cuh"
+#include "hopper_map.cuh"
 #include "launch.cuh"
+
+#include <stdio.h>
 
 #define COLUMNS_MAX 64u
 
 /* Rows × query heads that share a K/V head. */
-static uint32_t columns_of(const kva_attention *what)
+static uint64_t columns_of(const kva_attention *what)
 {
-    return what->batch.q_max * (what->q_head_count / what->cache.kv_head_count);
+    return (uint64_t)what->batch.q_max * (what->q_head_count / what->cache.kv_head_count);
+}
+
+/* Of an element of K and V. */
+static uint32_t bytes_of(const kva_cache &c)
+{
+    return c.dtype == KVMEM_DTYPE_BF16 || c.dtype == KVMEM_DTYPE_FP16 ? 2 : 1;
 }
 
 static hopper_decode_kernel kernel_of(const kva_attention *what)
 {
-    uint32_t columns = columns_of(what);
+    uint32_t columns = (uint32_t)columns_of(what); /* accepts() has seen that they are few */
 
     if (what->dtype == KVMEM_DTYPE_BF16 && what->cache.dtype == KVMEM_DTYPE_BF16)
         return hopper_decode_bf16(what->cache.head_dim_k, columns);
@@ -41,18 +50,12 @@ static int refuse(const char *field, uint64_t value, const char *range)
 
 static int accept_cache(const kva_cache &c)
 {
-    const uint64_t strides[] = {c.block_stride, c.k_head_stride, c.k_token_stride, c.v_head_stride,
-                                c.v_token_stride};
-
     if (c.head_dim_k != c.head_dim_v || (c.head_dim_k != 64 && c.head_dim_k != 128))
         return refuse("cache.head_dim_k", c.head_dim_k, "64 and 128 for K and V");
     if (c.block_tokens % 64 && (c.block_tokens & (c.block_tokens - 1) || c.block_tokens < 8))
         return refuse("cache.block_tokens", c.block_tokens,
                       "powers of two from 8 on and multiples of 64");
-    for (uint64_t stride : strides)
-        if (stride >= UINT64_C(1) << 38)
-            return refuse("cache strides", stride, "less than 2^38 elements");
-    return 0;
+    return hopper_map_check(c);
 }
 
 static int accepts(const kva_attention *what)
@@ -94,7 +97,7 @@ static int plan_of(const kva_attention *what, const hopper_decode_kernel &kernel
     plan->grid = (uint32_t)device.sm_count * kernel.blocks_per_sm;
     plan->overhead = 1;
     plan->part_min = 1;
-    plan->slot_rows = columns_of(what);
+    plan->slot_rows = (uint32_t)columns_of(what);
     plan->slot_row_floats = what->cache.head_dim_v + 4;
     kva_plan_limits(plan);
     return 0;
@@ -115,6 +118,12 @@ static int info(const kva_attention *what, kva_info *out)
         return code;
     out->task_limit = plan.task_limit;
     out->workspace_bytes = kva_plan_layout_of(&plan).bytes;
+    snprintf(out->kernel, sizeof(out->kernel), "cuda hopper decode %s%s %u/%u",
+             what->dtype == KVMEM_DTYPE_BF16 ? "bf16" : "fp16",
+             what->cache.dtype == KVMEM_DTYPE_INT8       ? " int8"
+             : what->cache.dtype == KVMEM_DTYPE_FP8_E4M3 ? " e4m3"
+                                                         : "",
+             what->cache.head_dim_k, what->cache.head_dim_v);
     return 0;
 }
 
@@ -128,50 +137,25 @@ static int plan(const kva_attention *what, void *workspace, void *stream)
 
 /* ---- run ---- */
 
-using encode_function = decltype(&cuTensorMapEncodeTiled);
-
-static encode_function find_encode()
-{
-    void *function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                         cudaEnableDefault, &found) ||
-        found != cudaDriverEntryPointSuccess)
-        return nullptr;
-    return (encode_function)function;
-}
-
 /* K or V of one layer: 128 bytes, token, half of the head, head, block. A box holds 128 bytes of
  * `rows` tokens, of both halves. */
 static int encode(CUtensorMap *map, const kva_cache &c, const void *base, uint64_t head_stride,
                   uint64_t token_stride, uint32_t rows)
 {
-    static const encode_function function = find_encode();
-    uint32_t bytes = c.dtype == KVMEM_DTYPE_BF16 || c.dtype == KVMEM_DTYPE_FP16 ? 2 : 1;
-    uint32_t width = 128 / bytes, halves = c.head_dim_k / width;
-    const cuuint64_t dims[] = {width, c.block_tokens, halves, c.kv_head_count, c.block_count};
-    const cuuint64_t strides[] = {token_stride * bytes, 128, head_stride * bytes,
-                                  c.block_stride * bytes};
-    const cuuint32_t box[] = {width, rows, halves, 1, 1}, steps[] = {1, 1, 1, 1, 1};
-    CUtensorMapDataType type = c.dtype == KVMEM_DTYPE_BF16   ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                               : c.dtype == KVMEM_DTYPE_FP16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                             : CU_TENSOR_MAP_DATA_TYPE_UINT8;
-    CUresult code;
+    uint32_t bytes = bytes_of(c), width = 128 / bytes, halves = c.head_dim_k / width;
+    const hopper_map what = {
+        hopper_map_type(c.dtype),
+        base,
+        {width, c.block_tokens, halves, c.kv_head_count, c.block_count},
+        {token_stride * bytes, 128, head_stride * bytes, c.block_stride * bytes},
+        {width, rows, halves, 1, 1}};
 
-    if (!function)
-        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver has none");
-    code = function(map, type, 5, (void *)base, dims, strides, box, steps,
-                    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (code)
-        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver says %d", code);
-    return 0;
+    return hopper_map_encode(what, map);
 }
 
 static int encode_maps(hopper_decode *p, const kva_cache &c, uint32_t layer)
 {
-    uint64_t bytes = c.dtype == KVMEM_DTYPE_BF16 || c.dtype == KVMEM_DTYPE_FP16 ? 2 : 1;
+    uint64_t bytes = bytes_of(c);
     uint64_t offset = layer * c.layer_stride * bytes;
     int code;
 

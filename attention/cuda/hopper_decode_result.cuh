@@ -41,8 +41,8 @@ static __device__ __forceinline__ float hopper_finish(const hopper_decode &p, ui
         float sink = p.sinks[head] * log2_of_e, top = fmaxf(m, sink);
 
         if (top != -INFINITY) {
-            factor = hopper_exp2(m - top);
-            l = l * factor + hopper_exp2(sink - top);
+            factor = kva_exp2(m - top);
+            l = l * factor + kva_exp2(sink - top);
             m = top;
         }
     }
@@ -173,14 +173,14 @@ static __device__ __forceinline__ float4 hopper_merge_column(const hopper_decode
         for (int x = 0; x < batch; x++)
             m = fmaxf(m, s[x].x);
         m = m == -INFINITY ? 0 : m;
-        w = hopper_exp2(top.x - m);
+        w = kva_exp2(top.x - m);
         sum = {sum.x * w, sum.y * w, sum.z * w, sum.w * w};
         top = {m, top.y * w};
 #pragma unroll
         for (int x = 0; x < batch; x++) {
             if (part + x >= task.parts || s[x].y == 0)
                 continue;
-            w = hopper_exp2(s[x].x - m);
+            w = kva_exp2(s[x].x - m);
             top.y += s[x].y * w;
             sum = {sum.x + o[x].x * w, sum.y + o[x].y * w, sum.z + o[x].z * w, sum.w + o[x].w * w};
         }

@@ -7,6 +7,7 @@
 
 #include "hopper.cuh"
 #include "hopper_launch.cuh"
+#include "score.cuh"
 
 /* Sizes of one kernel: q and out of type T, K and V of type C, N columns, D elements a head. */
 template <class T_, class C_, int N_, int D_> struct hopper_decode_shape {
@@ -111,14 +112,6 @@ static __device__ __forceinline__ hopper_row hopper_row_of(const hopper_decode &
 
     return {(uint64_t)task.row + packed / p.plan.group,
             task.unit_head * p.plan.group + packed % p.plan.group};
-}
-
-static __device__ __forceinline__ float hopper_exp2(float x)
-{
-    float y;
-
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 #endif /* HOPPER_HAVE_SM90A */

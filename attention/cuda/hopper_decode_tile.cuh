@@ -23,15 +23,13 @@ static __device__ __forceinline__ hopper_range hopper_range_of(const hopper_deco
     uint32_t last = task.packed + task.packed_count - 1;
     int32_t low = task.position + (int32_t)(task.packed / p.plan.group);
     int32_t high = task.position + (int32_t)(last / p.plan.group);
-    int32_t window = (int32_t)min(p.plan.window_tokens, (uint32_t)INT32_MAX), end = task.kv_end;
+    int32_t end = task.kv_end;
 
     if (p.plan.is_tree)
         end = min(end, task.position);
     if (p.plan.is_causal)
         end = min(end, low + 1);
-    if (!window)
-        return {0, 0, end};
-    return {low - window + 1, high - window + 1, end};
+    return {kva_plan_window_begin(p.plan, low), kva_plan_window_begin(p.plan, high), end};
 }
 
 template <class S>
@@ -93,8 +91,8 @@ static __device__ __forceinline__ void hopper_scores(const hopper_decode &p,
     if (p.soft_cap != 0) {
         float to_cap = 2 * log2_of_e / p.soft_cap;
 #pragma unroll
-        for (int x = 0; x < S::N / 2; x++) /* cap × tanh(s ÷ cap) */
-            s[x] = p.soft_cap - __fdividef(2 * p.soft_cap, 1 + hopper_exp2(s[x] * to_cap));
+        for (int x = 0; x < S::N / 2; x++)
+            s[x] = kva_cap(s[x] * to_cap, p.soft_cap);
     }
     if (!masked && !p.alibi_slopes)
         return;
@@ -146,6 +144,12 @@ template <class T> static __device__ __forceinline__ uint32_t hopper_pack(float 
     }
 }
 
+/* P without the scale of V. What is not seen stays 0, its scale may be NaN. */
+static __device__ __forceinline__ float hopper_unscaled(float p, float inverse)
+{
+    return p == 0 ? 0 : p * fabsf(inverse);
+}
+
 /* From scores to P in shared memory; maxima, sums and O follow. */
 template <class S>
 static __device__ __forceinline__ void hopper_softmax(hopper_decode_shared<S> &shared,
@@ -158,7 +162,7 @@ static __device__ __forceinline__ void hopper_softmax(hopper_decode_shared<S> &s
     if constexpr (S::is_quantised)
 #pragma unroll
         for (int x = 0; x < S::N / 2; x++)
-            s[x] += factors.shift[x / 2 % 2];
+            s[x] = s[x] == -INFINITY ? s[x] : s[x] + factors.shift[x / 2 % 2];
     hopper_maximum<S>(shared, me, s, m);
 #pragma unroll
     for (int c = 0; c < S::N / 4; c++) {
@@ -167,12 +171,12 @@ static __device__ __forceinline__ void hopper_softmax(hopper_decode_shared<S> &s
         int x = c / 2 * 4 + c % 2;
 
         state.m[c] = now;
-        alpha[c] = hopper_exp2(before - base);
-        s[x] = hopper_exp2(s[x] - base);
-        s[x + 2] = hopper_exp2(s[x + 2] - base);
+        alpha[c] = kva_exp2(before - base);
+        s[x] = kva_exp2(s[x] - base);
+        s[x + 2] = kva_exp2(s[x + 2] - base);
         if constexpr (S::is_quantised) {
-            state.l[c] = state.l[c] * alpha[c] + s[x] * fabsf(factors.inverse[0]) +
-                         s[x + 2] * fabsf(factors.inverse[1]);
+            state.l[c] = state.l[c] * alpha[c] + hopper_unscaled(s[x], factors.inverse[0]) +
+                         hopper_unscaled(s[x + 2], factors.inverse[1]);
             s[x] = copysignf(s[x], factors.inverse[0]);
             s[x + 2] = copysignf(s[x + 2], factors.inverse[1]);
         } else {

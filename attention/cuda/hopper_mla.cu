@@ -2,8 +2,11 @@
  *
  * Latent attention on Hopper, host side: what is accepted, tensor maps, launches.
  */
+#include "hopper_map.cuh"
 #include "hopper_mla.h"
 #include "launch.cuh"
+
+#include <stdio.h>
 
 /* Rows × query heads of a sequence, at most. */
 static uint64_t packed_of(const kva_attention *what)
@@ -38,9 +41,7 @@ static int accept_cache(const kva_cache &c)
     if (c.block_tokens % 64 && (c.block_tokens & (c.block_tokens - 1) || c.block_tokens < 16))
         return refuse("cache.block_tokens", c.block_tokens,
                       "powers of two from 16 on and multiples of 64");
-    if (c.block_stride >= UINT64_C(1) << 38)
-        return refuse("cache.block_stride", c.block_stride, "less than 2^38 elements");
-    return 0;
+    return hopper_map_check(c);
 }
 
 static int accepts(const kva_attention *what)
@@ -74,8 +75,8 @@ static int plan_of(const kva_attention *what, const hopper_mla_kernel &kernel, v
     plan->is_balanced = 1;
     plan->row_tile = kernel.rows;
     plan->kv_tile = hopper_tile_tokens;
-    plan->grid = (uint32_t)device.sm_count / kernel.cluster;
-    plan->overhead = kernel.cluster > 1 ? 4 : 1;
+    plan->grid = (uint32_t)device.sm_count / kernel.blocks;
+    plan->overhead = kernel.blocks > 1 ? 4 : 1;
     /* A part of few rows costs the one who merges as much as some tiles. */
     plan->part_min = kernel.rows <= hopper_mla_few_rows ? 4 : 1;
     plan->slot_rows = kernel.rows;
@@ -99,6 +100,8 @@ static int info(const kva_attention *what, kva_info *out)
         return code;
     out->task_limit = plan.task_limit;
     out->workspace_bytes = kva_plan_layout_of(&plan).bytes;
+    snprintf(out->kernel, sizeof(out->kernel), "cuda hopper mla %s bf16 %u/%u",
+             packed_of(what) <= hopper_mla_few_rows ? "few" : "many", hopper_mla_k, hopper_mla_v);
     return 0;
 }
 
@@ -112,40 +115,18 @@ static int plan(const kva_attention *what, void *workspace, void *stream)
 
 /* ---- run ---- */
 
-using encode_function = decltype(&cuTensorMapEncodeTiled);
-
-static encode_function find_encode()
-{
-    void *function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                         cudaEnableDefault, &found) ||
-        found != cudaDriverEntryPointSuccess)
-        return nullptr;
-    return (encode_function)function;
-}
-
 /* One layer: 64 elements, token, ninth of the head, head, block. A box holds `columns` ninths of
  * `rows` tokens. */
 static int encode(CUtensorMap *map, const kva_cache &c, uint32_t layer, uint32_t rows,
                   uint32_t columns)
 {
-    static const encode_function function = find_encode();
-    const cuuint64_t dims[] = {64, c.block_tokens, hopper_mla_k / 64, 1, c.block_count};
-    const cuuint64_t strides[] = {c.k_token_stride * 2, 128, hopper_mla_k * 2, c.block_stride * 2};
-    const cuuint32_t box[] = {64, rows, columns, 1, 1}, steps[] = {1, 1, 1, 1, 1};
-    CUresult code;
+    const hopper_map what = {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                             (const char *)c.k + layer * c.layer_stride * 2,
+                             {64, c.block_tokens, hopper_mla_k / 64, 1, c.block_count},
+                             {c.k_token_stride * 2, 128, hopper_mla_k * 2, c.block_stride * 2},
+                             {64, rows, columns, 1, 1}};
 
-    if (!function)
-        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver has none");
-    code = function(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 5,
-                    (char *)c.k + layer * c.layer_stride * 2, dims, strides, box, steps,
-                    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (code)
-        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver says %d", code);
-    return 0;
+    return hopper_map_encode(what, map);
 }
 
 static void describe(hopper_decode *p, const kva_attention *what)
@@ -167,22 +148,13 @@ static void describe(hopper_decode *p, const kva_attention *what)
 static int launch(const hopper_mla_kernel &kernel, hopper_decode *p, cudaStream_t stream)
 {
     void *arguments[] = {p};
-    cudaLaunchAttribute cluster = {};
-    cudaLaunchConfig_t config = {};
     int code = kva_cuda_prepare(kernel.entry, (int)kernel.shared_bytes);
 
     if (code)
         return code;
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = kernel.cluster;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.gridDim = dim3(p->plan.grid * kernel.cluster);
-    config.blockDim = dim3(kernel.threads);
-    config.dynamicSmemBytes = kernel.shared_bytes;
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = kernel.cluster > 1;
-    return kva_cuda_result(cudaLaunchKernelExC(&config, kernel.entry, arguments),
+    return kva_cuda_result(cudaLaunchKernel(kernel.entry, dim3(p->plan.grid * kernel.blocks),
+                                            dim3(kernel.threads), arguments, kernel.shared_bytes,
+                                            stream),
                            "Hopper's latent attention");
 }
 

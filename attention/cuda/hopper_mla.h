@@ -21,7 +21,7 @@ struct hopper_mla_kernel {
     uint32_t rows; /* of a tile */
     uint32_t threads;
     uint32_t shared_bytes;
-    uint32_t cluster; /* thread blocks that work on a task together */
+    uint32_t blocks; /* thread blocks that work on a task together */
     uint32_t box_columns;
 };
 

@@ -12,8 +12,9 @@
  * are no part of V: when S is done, P is left there for the other warpgroup. Half h of a place is
  * free again when warpgroup h has added it to O, for the copy engine's next boxes.
  *
- * With 128 rows a pair of thread blocks (a cluster) works on one task: each fetches half of the
- * boxes, and both get them.
+ * With 128 rows a pair of thread blocks works on one task at the same time, so that what the second
+ * one fetches is in the L2. (A cluster whose blocks each fetched half for both was slower by a
+ * quarter: a place is free only when both have done with it.)
  */
 #ifndef KVA_HOPPER_MLA_MANY_CUH
 #define KVA_HOPPER_MLA_MANY_CUH
@@ -64,18 +65,7 @@ struct many_uses {
     uint32_t of[2];
 };
 
-template <int CTAS>
-static __device__ __forceinline__ void many_copy(uint32_t to, const CUtensorMap *map, int row,
-                                                 int column, int block, uint32_t full)
-{
-    if constexpr (CTAS == 2)
-        hopper_cluster_copy_box(to, map, 0, row, column, block, full);
-    else
-        hopper_copy_box(to, map, 0, row, column, 0, block, full);
-}
-
 /* Half `half` of a tile, and the rest with it if it is free with it. Lane b has band b. */
-template <int CTAS>
 static __device__ __forceinline__ void many_fill(const hopper_decode &p, many_shared &shared,
                                                  uint32_t place, uint32_t half, uint32_t parity,
                                                  uint32_t tokens, uint32_t row, int32_t block)
@@ -85,21 +75,19 @@ static __device__ __forceinline__ void many_fill(const hopper_decode &p, many_sh
     uint32_t rest = hopper_shared(&shared.full[place][2]);
     uint32_t to = hopper_shared(shared.place[place].half[half]) + lane * many_band_bytes;
     uint32_t to_rest = hopper_shared(shared.place[place].rest) + lane / 2 * 2048;
-    bool has_rest = half != place, is_mine = CTAS == 1 || lane / 2 % 2 == hopper_cluster_rank();
+    bool has_rest = half != place;
 
-    hopper_cluster_wait(hopper_shared(&shared.empty[place][half]), parity);
+    hopper_wait(hopper_shared(&shared.empty[place][half]), parity);
     if (!lane) {
         hopper_arrive_expect(full, bands * many_band_bytes);
         if (has_rest)
             hopper_arrive_expect(rest, boxes * 2048);
     }
     __syncwarp();
-    if (!is_mine)
-        return;
     if (lane < bands)
-        many_copy<CTAS>(to, &p.k_map, (int)row, (int)half * 4, block, full);
+        hopper_copy_box(to, &p.k_map, 0, (int)row, (int)half * 4, 0, block, full);
     if (has_rest && lane % 2 == 0 && lane / 2 < boxes)
-        many_copy<CTAS>(to_rest, &p.v_map, (int)row, 8, block, rest);
+        hopper_copy_box(to_rest, &p.v_map, 0, (int)row, 8, 0, block, rest);
 }
 
 /* Entry of the table for band `lane` of the tile at `token`. */
@@ -114,7 +102,6 @@ static __device__ __forceinline__ int32_t many_block(const hopper_decode &p, con
     return min(max(block, 0), (int32_t)p.block_count - 1);
 }
 
-template <int CTAS>
 static __device__ __forceinline__ void many_produce(const hopper_decode &p, many_shared &shared,
                                                     const kva_task &task, many_uses &uses)
 {
@@ -128,8 +115,8 @@ static __device__ __forceinline__ void many_produce(const hopper_decode &p, many
         int32_t block = next;
 
         next = many_block(p, task, token + step);
-        many_fill<CTAS>(p, shared, place, place, parity, tokens, row, block);
-        many_fill<CTAS>(p, shared, place, place ^ 1, parity, tokens, row, block);
+        many_fill(p, shared, place, place, parity, tokens, row, block);
+        many_fill(p, shared, place, place ^ 1, parity, tokens, row, block);
         place ^= 1;
     }
 }
@@ -205,12 +192,10 @@ static __device__ __forceinline__ many_view many_view_of(const hopper_decode &p,
 {
     uint64_t row = hopper_row_of(p, task, min(packed, task.packed_count - 1)).row;
     int32_t position = task.position + (int32_t)(row - task.row);
-    many_view view = {0, (int32_t)task.kv_end, INT32_MAX, 0};
+    many_view view = {kva_plan_window_begin(p.plan, position), (int32_t)task.kv_end, INT32_MAX, 0};
 
     if (p.plan.is_causal)
         view.end = min(view.end, position + 1);
-    if (p.plan.window_tokens && p.plan.window_tokens <= INT32_MAX)
-        view.begin = position + 1 - (int32_t)p.plan.window_tokens;
     if (p.plan.is_tree) {
         view.young = task.position;
         view.bits = p.tree_mask[row];
@@ -237,8 +222,8 @@ static __device__ __forceinline__ void many_scores(const hopper_decode &p, const
     if (p.soft_cap != 0) {
         float to_cap = 2 * log2_of_e / p.soft_cap;
 #pragma unroll
-        for (int x = 0; x < 32; x++) /* cap × tanh(s ÷ cap) */
-            s[x] = p.soft_cap - __fdividef(2 * p.soft_cap, 1 + hopper_exp2(s[x] * to_cap));
+        for (int x = 0; x < 32; x++)
+            s[x] = kva_cap(s[x] * to_cap, p.soft_cap);
     }
     if (!masked)
         return;
@@ -272,8 +257,8 @@ static __device__ __forceinline__ void many_softmax(float (&s)[32], const float 
         sum[i] = 0;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            float p0 = hopper_exp2(s[4 * j + 2 * i] - base);
-            float p1 = hopper_exp2(s[4 * j + 2 * i + 1] - base);
+            float p0 = kva_exp2(s[4 * j + 2 * i] - base);
+            float p1 = kva_exp2(s[4 * j + 2 * i + 1] - base);
 
             sum[i] += p0 + p1;
             a[j / 2][i + j % 2 * 2] = hopper_pack<__nv_bfloat16>(p0, p1);
@@ -284,7 +269,7 @@ static __device__ __forceinline__ void many_softmax(float (&s)[32], const float 
 /* Of what was summed up relative to `before`, when it is relative to `now`. */
 static __device__ __forceinline__ float many_factor(float before, float now)
 {
-    return hopper_exp2(before - (now == -INFINITY ? 0 : now));
+    return kva_exp2(before - (now == -INFINITY ? 0 : now));
 }
 
 /* Seldom: see many_slack. */
@@ -353,19 +338,11 @@ static __device__ __forceinline__ void many_values(many_shared &shared, uint32_t
     hopper_mma_commit();
 }
 
-template <int CTAS>
 static __device__ __forceinline__ void many_release(many_shared &shared, uint32_t place,
                                                     uint32_t half)
 {
-    uint32_t barrier = hopper_shared(&shared.empty[place][half]);
-
-    if constexpr (CTAS == 2) {
-        if (threadIdx.x % 32 < 2)
-            hopper_cluster_arrive(barrier, threadIdx.x % 32);
-    } else {
-        if (threadIdx.x % 32 == 0)
-            hopper_arrive(barrier);
-    }
+    if (threadIdx.x % 32 == 0)
+        hopper_arrive(hopper_shared(&shared.empty[place][half]));
 }
 
 /* ---- the warpgroups: two tiles ---- */
@@ -414,7 +391,6 @@ static __device__ __forceinline__ void many_take_m(const many_work &w, uint32_t 
 }
 
 /* Left, tile 0 at `token`. */
-template <int CTAS>
 static __device__ __forceinline__ void many_left_first(const many_work &w, uint32_t token,
                                                        uint32_t parity, bool is_first,
                                                        many_state &state)
@@ -431,7 +407,7 @@ static __device__ __forceinline__ void many_left_first(const many_work &w, uint3
     hopper_mma_commit();
     hopper_mma_wait_but<3>(state.o); /* the last pair's tile 1 */
     if (!is_first)
-        many_release<CTAS>(w.shared, 1, 0);
+        many_release(w.shared, 1, 0);
     hopper_mma_wait_but<1>(s);
     hopper_sync_arrive(SYNC_TURN, many_math_threads);
     hopper_mma_wait_but<0>(s);
@@ -450,13 +426,12 @@ static __device__ __forceinline__ void many_left_first(const many_work &w, uint3
 }
 
 /* Left, tile 1; its product is still under way at the end. */
-template <int CTAS>
 static __device__ __forceinline__ void many_left_second(const many_work &w, many_state &state)
 {
     float m[2], factor[2];
 
     hopper_mma_wait_but<0>(state.o);
-    many_release<CTAS>(w.shared, 0, 0);
+    many_release(w.shared, 0, 0);
     hopper_sync(SYNC_P1, many_math_threads);
     many_take_m(w, 1, m);
 #pragma unroll
@@ -487,7 +462,6 @@ static __device__ __forceinline__ void many_right_first(const many_work &w, many
 }
 
 /* Right, both tiles; `token` is where tile 1 is. */
-template <int CTAS>
 static __device__ __forceinline__ void many_right_pair(const many_work &w, uint32_t token,
                                                        uint32_t parity, many_state &state)
 {
@@ -507,7 +481,7 @@ static __device__ __forceinline__ void many_right_pair(const many_work &w, uint3
     many_leave_p(w, 1, token, masked, a, m);
     hopper_sync_arrive(SYNC_P1, many_math_threads);
     hopper_mma_wait_but<0>(state.o);
-    many_release<CTAS>(w.shared, 0, 1);
+    many_release(w.shared, 0, 1);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         factor[i] = many_factor(state.m[i], m[i]);
@@ -517,12 +491,11 @@ static __device__ __forceinline__ void many_right_pair(const many_work &w, uint3
     many_rescale(state.o, factor);
     many_values(w.shared, 1, 1, a, state.o);
     hopper_mma_wait_but<0>(state.o);
-    many_release<CTAS>(w.shared, 1, 1);
+    many_release(w.shared, 1, 1);
 }
 
 /* ---- the warpgroups: a task ---- */
 
-template <int CTAS>
 static __device__ __forceinline__ void many_left(const many_work &w, many_uses &uses,
                                                  many_state &state)
 {
@@ -530,23 +503,22 @@ static __device__ __forceinline__ void many_left(const many_work &w, many_uses &
     bool is_first = true;
 
     for (; token + hopper_tile_tokens < w.task.kv_end; token += pair) {
-        many_left_first<CTAS>(w, token, uses.of[0]++ % 2, is_first, state);
+        many_left_first(w, token, uses.of[0]++ % 2, is_first, state);
         uses.of[1]++;
-        many_left_second<CTAS>(w, state);
+        many_left_second(w, state);
         is_first = false;
     }
     if (token < w.task.kv_end) {
-        many_left_first<CTAS>(w, token, uses.of[0]++ % 2, is_first, state);
+        many_left_first(w, token, uses.of[0]++ % 2, is_first, state);
         hopper_mma_wait_but<0>(state.o);
-        many_release<CTAS>(w.shared, 0, 0);
+        many_release(w.shared, 0, 0);
     } else {
         hopper_mma_wait_but<0>(state.o);
         if (!is_first)
-            many_release<CTAS>(w.shared, 1, 0);
+            many_release(w.shared, 1, 0);
     }
 }
 
-template <int CTAS>
 static __device__ __forceinline__ void many_right(const many_work &w, many_uses &uses,
                                                   many_state &state)
 {
@@ -554,14 +526,14 @@ static __device__ __forceinline__ void many_right(const many_work &w, many_uses 
 
     for (; token + hopper_tile_tokens < w.task.kv_end; token += pair) {
         uses.of[0]++;
-        many_right_pair<CTAS>(w, token + hopper_tile_tokens, uses.of[1]++ % 2, state);
+        many_right_pair(w, token + hopper_tile_tokens, uses.of[1]++ % 2, state);
     }
     if (token < w.task.kv_end) {
         uses.of[0]++;
         hopper_sync(SYNC_TURN, many_math_threads);
         many_right_first(w, state);
         hopper_mma_wait_but<0>(state.o);
-        many_release<CTAS>(w.shared, 0, 1);
+        many_release(w.shared, 0, 1);
     }
 }
 
@@ -630,7 +602,6 @@ static __device__ __forceinline__ void many_finish_part(const many_work &w, uint
                                      min(first + many_rows, w.task.packed_count));
 }
 
-template <int CTAS>
 static __device__ __forceinline__ void many_consume(const hopper_decode &p, many_shared &shared,
                                                     const kva_task &task, uint32_t rank,
                                                     many_uses &uses)
@@ -643,9 +614,9 @@ static __device__ __forceinline__ void many_consume(const hopper_decode &p, many
     hopper_fence_stores();
     hopper_sync(SYNC_MATH, many_math_threads);
     if (w.me.group == 0)
-        many_left<CTAS>(w, uses, state);
+        many_left(w, uses, state);
     else
-        many_right<CTAS>(w, uses, state);
+        many_right(w, uses, state);
     many_sum_up(w, state);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -664,21 +635,18 @@ static __device__ __forceinline__ void many_consume(const hopper_decode &p, many
         many_finish_part(w, rank);
 }
 
-template <int CTAS> static __device__ __forceinline__ void many_init(many_shared &shared)
+static __device__ __forceinline__ void many_init(many_shared &shared)
 {
     if (threadIdx.x == 0) {
         for (uint32_t place = 0; place < 2; place++) {
             for (uint32_t i = 0; i < 3; i++)
                 hopper_barrier_init(hopper_shared(&shared.full[place][i]), 1);
             for (uint32_t half = 0; half < 2; half++)
-                hopper_barrier_init(hopper_shared(&shared.empty[place][half]), 4 * CTAS);
+                hopper_barrier_init(hopper_shared(&shared.empty[place][half]), 4);
         }
         hopper_barrier_init_done();
     }
-    if constexpr (CTAS == 2)
-        hopper_cluster_sync();
-    else
-        __syncthreads();
+    __syncthreads();
 }
 
 #endif /* HOPPER_HAVE_SM90A */
@@ -690,26 +658,22 @@ __global__ void __launch_bounds__(many_threads, 1) many_run(const __grid_constan
     extern __shared__ __align__(1024) uint8_t memory[];
     many_shared &shared = *(many_shared *)memory;
     many_uses uses = {};
-    uint32_t rank = CTAS == 2 ? hopper_cluster_rank() : 0;
+    uint32_t rank = blockIdx.x % CTAS;
     uint32_t first = p.work.block_tasks[blockIdx.x / CTAS];
     uint32_t end = p.work.block_tasks[blockIdx.x / CTAS + 1];
 
-    if (first >= end) /* in both of a pair */
+    if (first >= end)
         return;
-    many_init<CTAS>(shared);
+    many_init(shared);
     if (threadIdx.x >= many_math_threads) {
         hopper_less_registers<40>();
         if (threadIdx.x < many_math_threads + 32)
             for (uint32_t i = first; i < end; i++)
-                many_produce<CTAS>(p, shared, p.work.tasks[i], uses);
+                many_produce(p, shared, p.work.tasks[i], uses);
     } else {
         hopper_more_registers<232>();
         for (uint32_t i = first; i < end; i++)
-            many_consume<CTAS>(p, shared, p.work.tasks[i], rank, uses);
-    }
-    if constexpr (CTAS == 2) { /* the other may still write here */
-        __syncwarp();
-        hopper_cluster_sync();
+            many_consume(p, shared, p.work.tasks[i], rank, uses);
     }
 #endif
 }

@@ -50,7 +50,7 @@ struct mla_sum {
 static __device__ __forceinline__ void mla_add(mla_sum &sum, const float4 &o, const float2 &top)
 {
     float m = fmaxf(sum.top.x, top.x), base = m == -INFINITY ? 0 : m;
-    float a = hopper_exp2(sum.top.x - base), b = top.y == 0 ? 0 : hopper_exp2(top.x - base);
+    float a = kva_exp2(sum.top.x - base), b = top.y == 0 ? 0 : kva_exp2(top.x - base);
 
     sum.top = {m, sum.top.y * a + top.y * b};
     sum.o = {sum.o.x * a + o.x * b, sum.o.y * a + o.y * b, sum.o.z * a + o.z * b,

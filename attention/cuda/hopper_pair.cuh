@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * More of what sm_90a has, for kernels that fill an SM alone: pairs of thread blocks (clusters),
- * registers that move between warpgroups, products of 256 columns. One function an instruction, as
- * in hopper.cuh.
+ * More of what sm_90a has, for kernels that fill an SM alone: registers that move between
+ * warpgroups, products of 256 columns. One function an instruction, as in hopper.cuh.
  */
 #ifndef KVA_HOPPER_PAIR_CUH
 #define KVA_HOPPER_PAIR_CUH
@@ -24,60 +23,6 @@ template <int REGISTERS> static __device__ __forceinline__ void hopper_more_regi
 template <int REGISTERS> static __device__ __forceinline__ void hopper_less_registers()
 {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
-}
-
-static __device__ __forceinline__ uint32_t hopper_cluster_rank()
-{
-    uint32_t rank;
-
-    asm volatile("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
-static __device__ __forceinline__ void hopper_cluster_sync()
-{
-    asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;" ::
-                     : "memory");
-}
-
-/* On the barrier at the same place in thread block `rank` of the cluster. */
-static __device__ __forceinline__ void hopper_cluster_arrive(uint32_t barrier, uint32_t rank)
-{
-    asm volatile(
-        "{\n.reg .b32 there;\n"
-        "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
-        "r"(rank)
-        : "memory");
-}
-
-/* To the same place in both thread blocks, each told by its own barrier. */
-static __device__ __forceinline__ void hopper_cluster_copy_box(uint32_t to, const CUtensorMap *map,
-                                                               int c0, int c1, int c2, int c4,
-                                                               uint32_t barrier)
-{
-    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8, "
-                 "%9;" ::"r"(to),
-                 "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(0), "r"(c4), "r"(barrier),
-                 "h"((uint16_t)3), "l"(hopper_evict_first)
-                 : "memory");
-}
-
-/* Like hopper_wait, but for a barrier that the other thread block arrives at, too. */
-static __device__ __forceinline__ void hopper_cluster_wait(uint32_t barrier, uint32_t parity)
-{
-    uint32_t done;
-
-    do
-        asm volatile("{\n.reg .pred p;\n"
-                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, p;\n}"
-                     : "=r"(done)
-                     : "r"(barrier), "r"(parity)
-                     : "memory");
-    while (!done);
 }
 
 /* V as B: 64 elements of the head every 1,024 bytes, 8 tokens every `group`. */

@@ -3,9 +3,12 @@
  * Prefill on Hopper, host side. A tensor map covers one layer of the pool: two are made a run, on
  * the CPU; a graph keeps them as parameters.
  */
+#include "hopper_map.cuh"
 #include "hopper_prefill.cuh"
 #include "launch.cuh"
 #include "portable_launch.cuh"
+
+#include <stdio.h>
 
 #define ROWS_MIN 64u /* packed rows of the longest sequence: decode's kernels are for fewer */
 
@@ -13,6 +16,38 @@ static int refuse(const char *field, uint64_t value, const char *range)
 {
     return kva_error_set(KVMEM_E_NOT_SUPPORTED, "%s: %llu, prefill on Hopper takes %s", field,
                          (unsigned long long)value, range);
+}
+
+static int plan_of(const struct kva_attention *what, struct kva_plan *plan)
+{
+    struct kva_cuda_device device;
+    int code = kva_cuda_device(&device);
+
+    if (code)
+        return code;
+    kva_plan_describe(what, plan);
+    plan->row_tile = hopper_prefill_rows;
+    plan->kv_tile = hopper_prefill_tokens;
+    plan->grid = (uint32_t)device.sm_count;
+    plan->overhead = 1;
+    plan->part_min = 4;
+    plan->slot_rows = hopper_prefill_rows;
+    plan->slot_row_floats = kva_part_floats(128);
+    kva_plan_limits(plan);
+    return 0;
+}
+
+/* The kernel counts tasks of all heads in 32 bits. */
+static int check_tasks(const struct kva_attention *what)
+{
+    struct kva_plan plan;
+    int code = plan_of(what, &plan);
+
+    if (code)
+        return code;
+    if ((uint64_t)plan.task_limit * plan.unit_heads > INT32_MAX)
+        return refuse("batch.q_total", what->batch.q_total, "fewer rows a call");
+    return 0;
 }
 
 static int accepts(const struct kva_attention *what)
@@ -36,26 +71,8 @@ static int accepts(const struct kva_attention *what)
         return refuse("batch.q_max × query heads a K/V head", packed, "65 and more");
     if (what->flags & KVA_BATCH_INVARIANT)
         return refuse("flags", what->flags, "no KVA_BATCH_INVARIANT: it is chosen by the batch");
-    return 0;
-}
-
-static int plan_of(const struct kva_attention *what, struct kva_plan *plan)
-{
-    struct kva_cuda_device device;
-    int code = kva_cuda_device(&device);
-
-    if (code)
-        return code;
-    kva_plan_describe(what, plan);
-    plan->row_tile = hopper_prefill_rows;
-    plan->kv_tile = hopper_prefill_tokens;
-    plan->grid = (uint32_t)device.sm_count;
-    plan->overhead = 1;
-    plan->part_min = 4;
-    plan->slot_rows = hopper_prefill_rows;
-    plan->slot_row_floats = kva_part_floats(128);
-    kva_plan_limits(plan);
-    return 0;
+    code = hopper_map_check(c);
+    return code ? code : check_tasks(what);
 }
 
 static const void *kernel_of(const struct kva_attention *what)
@@ -74,6 +91,8 @@ static int info(const struct kva_attention *what, struct kva_info *out)
         return code;
     out->task_limit = plan.task_limit * plan.unit_heads;
     out->workspace_bytes = kva_plan_layout_of(&plan).bytes;
+    snprintf(out->kernel, sizeof(out->kernel), "cuda hopper prefill %s 128/128",
+             what->dtype == KVMEM_DTYPE_BF16 ? "bf16" : "fp16");
     return kva_cuda_prepare(kernel_of(what), (int)hopper_prefill_bytes);
 }
 
@@ -92,40 +111,16 @@ static int plan(const struct kva_attention *what, void *workspace, void *stream)
 
 /* ---- running ---- */
 
-using encode_function = decltype(&cuTensorMapEncodeTiled);
-
-static encode_function find_encode()
-{
-    void *function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                         cudaEnableDefault, &found) ||
-        found != cudaDriverEntryPointSuccess)
-        return nullptr;
-    return (encode_function)function;
-}
-
 /* 64 elements, token, half of the head, head, block; a box has both halves of 8 tokens. */
 static int encode(CUtensorMap *map, const struct kva_cache &c, const struct kva_side &side)
 {
-    static const encode_function function = find_encode();
-    const cuuint64_t dims[] = {64, c.block_tokens, 2, c.kv_head_count, c.block_count};
-    const cuuint64_t strides[] = {side.token_stride, 128, side.head_stride, side.block_stride};
-    const cuuint32_t box[] = {64, 8, 2, 1, 1}, steps[] = {1, 1, 1, 1, 1};
-    CUtensorMapDataType type = c.dtype == KVMEM_DTYPE_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                           : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    CUresult code;
+    const struct hopper_map what = {hopper_map_type(c.dtype),
+                                    side.base,
+                                    {64, c.block_tokens, 2, c.kv_head_count, c.block_count},
+                                    {side.token_stride, 128, side.head_stride, side.block_stride},
+                                    {64, 8, 2, 1, 1}};
 
-    if (!function)
-        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver has none");
-    code = function(map, type, 5, (void *)side.base, dims, strides, box, steps,
-                    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (code)
-        return kva_error_set(KVMEM_E_SYSTEM, "cuTensorMapEncodeTiled: the driver says %d",
-                             (int)code);
-    return 0;
+    return hopper_map_encode(what, map);
 }
 
 static int run(const struct kva_attention *what, uint32_t layer, const void *q, void *out,

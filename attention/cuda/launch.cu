@@ -17,6 +17,7 @@ int kva_cuda_result(cudaError_t result, const char *doing)
 {
     if (result == cudaSuccess)
         return 0;
+    (void)cudaGetLastError(); /* ours, which the caller's next question is not about */
     return kva_error_set(KVMEM_E_SYSTEM, "%s: %s (%s)", doing, cudaGetErrorName(result),
                          cudaGetErrorString(result));
 }

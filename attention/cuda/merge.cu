@@ -94,6 +94,7 @@ extern "C" int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
                             what->head_dim,
                             what->part_dtype,
                             what->dtype};
+    void *parameters[] = {(void *)&m};
     const uint64_t threads = (uint64_t)what->row_count * what->head_count * (what->head_dim / 8);
     struct kva_cuda_device device;
     int code = kva_cuda_device(&device);
@@ -118,7 +119,8 @@ extern "C" int kva_merge_cuda(const struct kva_merge_job *job, void *stream)
                              "row_count: %u rows of %u heads of %u elements are more than a launch "
                              "takes",
                              what->row_count, what->head_count, what->head_dim);
-    merge_parts<<<(uint32_t)((threads + THREADS - 1) / THREADS), THREADS, 0,
-                  (cudaStream_t)stream>>>(m);
-    return kva_cuda_result(cudaGetLastError(), "merging partial results");
+    return kva_cuda_result(cudaLaunchKernel((const void *)merge_parts,
+                                            dim3((uint32_t)((threads + THREADS - 1) / THREADS)),
+                                            dim3(THREADS), parameters, 0, (cudaStream_t)stream),
+                           "merging partial results");
 }

@@ -17,6 +17,8 @@
 #include <cuda_fp8.h>
 #include <stdint.h>
 
+#include "score.cuh"
+
 static __device__ __forceinline__ uint32_t kva_shared_address(const void *p)
 {
     return (uint32_t)__cvta_generic_to_shared(p);
@@ -122,14 +124,6 @@ template <> __device__ __forceinline__ bool kva_is_wild<__nv_bfloat16>(uint16_t 
 template <> __device__ __forceinline__ bool kva_is_wild<__half>(uint16_t bits)
 {
     return (bits & 0x7c00) == 0x7c00;
-}
-
-static __device__ __forceinline__ float kva_exp2(float x)
-{
-    float out;
-
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
-    return out;
 }
 
 /* Two bytes of a narrow cache, exactly: both kinds fit into both types of 16 bits. */

@@ -522,10 +522,10 @@ int kva_plan_build(const struct kva_plan *plan, const struct kva_batch *batch, v
     struct arrays in = {
         batch->kv_lengths, batch->q_offsets, (uint32_t *)(at + layout.block_tasks_at),
         (uint32_t *)(at + layout.arrivals_at), (struct kva_task *)(at + layout.tasks_at)};
+    const void *kernel =
+        plan->is_balanced ? (const void *)build_balanced : (const void *)build_listed;
+    void *parameters[] = {(void *)plan, &in};
 
-    if (plan->is_balanced)
-        build_balanced<<<1, THREADS, 0, stream>>>(*plan, in);
-    else
-        build_listed<<<1, THREADS, 0, stream>>>(*plan, in);
-    return kva_cuda_result(cudaGetLastError(), "the plan's kernel");
+    return kva_cuda_result(cudaLaunchKernel(kernel, dim3(1), dim3(THREADS), parameters, 0, stream),
+                           "the plan's kernel");
 }

@@ -123,6 +123,15 @@ static inline __host__ __device__ struct kva_plan_view kva_plan_view_of(
     return view;
 }
 
+/* The first token that a row at `position` sees; 0 without a window. */
+static inline __host__ __device__ int32_t kva_plan_window_begin(const struct kva_plan &plan,
+                                                                int32_t position)
+{
+    int64_t begin = plan.window_tokens ? (int64_t)position - plan.window_tokens + 1 : 0;
+
+    return begin < 0 ? 0 : (int32_t)begin;
+}
+
 /* Parts of a unit in the invariant mode: by its own tokens and the plan's constants. */
 #define KVA_PLAN_PARTS_MAX   32u
 #define KVA_PLAN_PART_TOKENS 2048u

@@ -16,6 +16,8 @@
 
 #include <stdio.h>
 
+#define TASKS_MAX ((uint32_t)INT32_MAX) /* of a map: two maps' tasks fit 32 bits */
+
 #define KVA_PORTABLE_POINTER(dims) kva_portable_##dims,
 static const struct kva_portable_shape *const tables[] = {
     KVA_PORTABLE_TABLES(KVA_PORTABLE_POINTER) nullptr};
@@ -101,6 +103,19 @@ static struct kva_plan plan_of(const struct kva_attention *what, const struct ch
     return plan;
 }
 
+/* A map whose tasks have been limited would lack some of them; a listed one is a grid. */
+static int check_tasks(const struct kva_plan &plan)
+{
+    uint64_t tasks = (uint64_t)plan.task_limit * (plan.is_balanced ? 1 : plan.unit_heads);
+
+    if (tasks <= TASKS_MAX)
+        return 0;
+    return kva_error_set(KVMEM_E_NOT_SUPPORTED,
+                         "batch.q_total: %u rows may be %llu tasks, a launch takes %u (remedy: "
+                         "fewer rows a call)",
+                         plan.q_total, (unsigned long long)tasks, TASKS_MAX);
+}
+
 static int choose(const struct kva_attention *what, struct choice *out)
 {
     uint64_t packed =
@@ -124,6 +139,12 @@ static int choose(const struct kva_attention *what, struct choice *out)
     out->many.packed_min = KVA_PORTABLE_FEW_ROWS + 1;
     kva_plan_limits(&out->few);
     kva_plan_limits(&out->many);
+    if (out->has_few)
+        code = check_tasks(out->few);
+    if (!code && out->has_many)
+        code = check_tasks(out->many);
+    if (code)
+        return code;
     out->many_at = out->has_few ? kva_plan_layout_of(&out->few).bytes : 0;
     out->bytes = out->many_at + (out->has_many ? kva_plan_layout_of(&out->many).bytes : 0);
     return 0;
@@ -248,25 +269,18 @@ struct kva_portable kva_portable_arguments(const struct kva_attention *what, uin
 static int launch(const struct kva_portable_kernel &kernel, const struct kva_plan &plan,
                   void *workspace, struct kva_portable *a, uint32_t slices, cudaStream_t stream)
 {
-    uint64_t blocks = plan.is_balanced ? plan.grid : (uint64_t)plan.task_limit * plan.unit_heads;
+    uint32_t blocks = plan.is_balanced ? plan.grid : plan.task_limit * plan.unit_heads;
     void *parameters[] = {a};
     int code;
 
-    if (blocks > INT32_MAX)
-        return kva_error_set(
-            KVMEM_E_NOT_SUPPORTED,
-            "batch: %llu thread blocks are more than a launch takes (remedy: fewer "
-            "rows a call)",
-            (unsigned long long)blocks);
     a->plan = plan;
     a->view = kva_plan_view_of(kva_plan_layout_of(&plan), workspace);
     a->slices = slices;
     code = prepare(kernel);
     if (code)
         return code;
-    return kva_cuda_result(cudaLaunchKernel(kernel.function, dim3((uint32_t)blocks),
-                                            dim3(kernel.threads), parameters, kernel.shared_bytes,
-                                            stream),
+    return kva_cuda_result(cudaLaunchKernel(kernel.function, dim3(blocks), dim3(kernel.threads),
+                                            parameters, kernel.shared_bytes, stream),
                            "the attention kernel");
 }
 

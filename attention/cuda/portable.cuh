@@ -75,10 +75,7 @@ static __device__ __forceinline__ void kva_rows_set(const struct kva_portable &a
             row.head = kv_head * a.plan.group + packed % a.plan.group;
             row.token = task.row + token;
             row.high = a.plan.is_causal ? row.position + 1 : (int32_t)task.kv_length;
-            row.low = !a.plan.window_tokens ? 0
-                      : (int64_t)row.position - a.plan.window_tokens + 1 < 0
-                          ? 0
-                          : row.position - (int32_t)a.plan.window_tokens + 1;
+            row.low = kva_plan_window_begin(a.plan, row.position);
             row.slope = a.alibi_slopes ? a.alibi_slopes[row.head] * KVA_LOG2E : 0;
             row.mask = a.tree_mask ? a.tree_mask[row.token] : 0;
         }
@@ -94,7 +91,7 @@ static __device__ __forceinline__ void kva_common_tokens(const struct kva_portab
     int32_t low = task.position + (int32_t)(task.packed / a.plan.group);
     int32_t high = task.position + (int32_t)((task.packed + task.packed_count - 1) / a.plan.group);
 
-    *first = a.plan.window_tokens ? high - (int32_t)a.plan.window_tokens + 1 : 0;
+    *first = kva_plan_window_begin(a.plan, high);
     *end = a.plan.is_causal ? low + 1 : a.score.has_tree ? task.position : (int32_t)task.kv_length;
 }
 

@@ -516,23 +516,30 @@ template <typename Element> static int launch(const struct job &job, dim3 grid, 
     const uint32_t rows = (job.q_max + TILE - 1) / TILE;
     const uint32_t tokens = (job.kv_max + TILE - 1) / TILE;
     const uint32_t elements = (job.dim_v + TILE - 1) / TILE;
-    int code = kva_cuda_prepare((const void *)compute_scores<Element>, SCORE_SHARED);
+    const void *kernels[] = {(const void *)compute_scores<Element>, (const void *)softmax_rows,
+                             (const void *)multiply_weights<Element>};
+    void *of_scores[] = {(void *)&job, (void *)&tokens},
+         *of_values[] = {(void *)&job, (void *)&elements};
+    cudaError_t result = cudaSuccess;
+    int code = kva_cuda_prepare(kernels[0], SCORE_SHARED);
 
     if (!code)
-        code = kva_cuda_prepare((const void *)softmax_rows, 0);
+        code = kva_cuda_prepare(kernels[1], 0);
     if (!code)
-        code = kva_cuda_prepare((const void *)multiply_weights<Element>, 0);
+        code = kva_cuda_prepare(kernels[2], 0);
     if (code)
         return code;
     if (tokens) {
         grid.x = tokens * rows;
-        compute_scores<Element><<<grid, THREADS, SCORE_SHARED, stream>>>(job, tokens);
+        result = cudaLaunchKernel(kernels[0], grid, dim3(THREADS), of_scores, SCORE_SHARED, stream);
         grid.x = job.q_max;
-        softmax_rows<<<grid, THREADS, 0, stream>>>(job);
+        if (result == cudaSuccess)
+            result = cudaLaunchKernel(kernels[1], grid, dim3(THREADS), of_scores, 0, stream);
     }
     grid.x = elements * rows;
-    multiply_weights<Element><<<grid, THREADS, 0, stream>>>(job, elements);
-    return kva_cuda_result(cudaGetLastError(), "standard attention");
+    if (result == cudaSuccess)
+        result = cudaLaunchKernel(kernels[2], grid, dim3(THREADS), of_values, 0, stream);
+    return kva_cuda_result(result, "standard attention");
 }
 
 static int refuse(const char *field, uint64_t value, const char *need)

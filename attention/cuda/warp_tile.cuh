@@ -147,10 +147,9 @@ template <typename Element, int DK, int DV, int MB, int NB> struct kva_warp_tile
     {
         const struct kva_row *mine = rows + threadIdx.x % 32 / 4;
 
-        if (how.soft_cap != 0) /* tanh x = 1 − 2 ÷ (e^2x + 1) */
-            each_score([&](float &x, int, int32_t) {
-                x = how.soft_cap * (1 - __fdividef(2.0f, kva_exp2(how.cap_rate * x) + 1));
-            });
+        if (how.soft_cap != 0)
+            each_score(
+                [&](float &x, int, int32_t) { x = kva_cap(how.cap_rate * x, how.soft_cap); });
         else
             each_score([&](float &x, int, int32_t) { x *= how.scale_log2; });
         if (how.has_slopes)

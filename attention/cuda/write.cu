@@ -394,6 +394,7 @@ static int launch(const struct job &job, uint32_t sides, cudaStream_t stream)
 {
     const dim3 grid((job.token_count + WARPS - 1) / WARPS, job.layers, sides);
     void (*kernel)(const struct job) = convert_rows<PIECES_LIMIT>;
+    void *parameters[] = {(void *)&job};
     uint32_t dim = job.sides[0].dim;
     int code;
 
@@ -406,8 +407,9 @@ static int launch(const struct job &job, uint32_t sides, cudaStream_t stream)
     code = kva_cuda_prepare((const void *)kernel, 0);
     if (code)
         return code;
-    kernel<<<grid, WARPS * 32, 0, stream>>>(job);
-    return kva_cuda_result(cudaGetLastError(), "writing K and V");
+    return kva_cuda_result(
+        cudaLaunchKernel((const void *)kernel, grid, dim3(WARPS * 32), parameters, 0, stream),
+        "writing K and V");
 }
 
 extern "C" int kva_write_cuda(const struct kva_write *what, uint32_t layer, uint32_t layers,

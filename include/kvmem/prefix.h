@@ -59,7 +59,8 @@ KVMEM_API int kvmem_prefix_peek(struct kvmem_space *space, uint32_t count,
                                 const struct kvmem_name *names);
 
 /* Put `count` leased blocks in front of an empty sequence; its marks become count ×
- * block_tokens. Takes the references over. INVALID when it is not empty, LIMIT as in lookup. */
+ * block_tokens. Takes the references over. INVALID when it is not empty, LIMIT as in lookup; with a
+ * region LIMIT beyond its tokens, TIMED_OUT for the fence of a truncate, codes of opening one. */
 KVMEM_API int kvmem_seq_attach(struct kvmem_space *space, struct kvmem_seq seq, uint32_t count,
                                const int32_t *blocks);
 

@@ -15,6 +15,10 @@
  * released until it has. kvmem_client_dispatch looks, and so does a call that lacks blocks. A
  * shared tail stays shared while a reference to it cools.
  *
+ * A tail's copy is work on its blocks like a kernel of the caller's: on a GPU, who appends to what
+ * was forked or truncated gives free and truncate a fence of that append's stream, even if nothing
+ * was launched since. With none the copy may be made when the block is another sequence's already.
+ *
  * None of these calls does IPC, a system call or an allocation, with three exceptions: a free or
  * truncate that ends more leases than the whole outbox holds sends as it goes (may block for the
  * client's time limit), a table longer than all before may take memory for itself once, and the
@@ -40,7 +44,8 @@ KVMEM_API int kvmem_seqs_create(struct kvmem_space *space, uint32_t n, struct kv
 
 /* Give the sequence up. `fence`: the last work that reads or writes its blocks. OUTBOX_FULL, or
  * with a fence that has not passed BUSY: too much waits for fences (the detail says how much; wait
- * for one, then dispatch). In O(1) a sequence then. */
+ * for one, then dispatch). In O(1) a sequence then. With a region TIMED_OUT: `fence`, and that of a
+ * truncate which left blocks ahead, are of two timelines, and the latter is waited for. */
 KVMEM_API int kvmem_seq_free(struct kvmem_space *space, struct kvmem_seq seq,
                              struct kvmem_fence fence);
 KVMEM_API int kvmem_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
@@ -75,7 +80,7 @@ KVMEM_API int kvmem_seqs_commit(struct kvmem_space *space, uint32_t n, const str
                                 const uint32_t *counts);
 
 /* Keep the first `tokens` tokens; both marks become at most that. INVALID beyond the appended
- * mark, OUTBOX_FULL, BUSY as in kvmem_seq_free, NO_MEMORY. */
+ * mark, OUTBOX_FULL, BUSY as in kvmem_seq_free, NO_MEMORY; with a region TIMED_OUT. */
 KVMEM_API int kvmem_seq_truncate(struct kvmem_space *space, struct kvmem_seq seq, uint64_t tokens,
                                  struct kvmem_fence fence);
 

@@ -19,8 +19,10 @@ struct kvmem_client_stats {
     uint64_t dispatches;
     uint64_t segments_imported;
     uint64_t pressure_requests;
-    uint64_t helper_jobs;         /* mappings made, changed or taken out by the helper thread */
-    uint64_t driver_calls_inline; /* and by the calling thread */
+    /* Jobs, of one to three driver calls: a segment or a view is mapped or unmapped, or gets or
+     * loses its writable mapping; adjoining views that are unmapped together are one. */
+    uint64_t helper_jobs;         /* by the helper thread */
+    uint64_t driver_calls_inline; /* by the calling thread */
 };
 
 struct kvmem_space_stats {

@@ -33,6 +33,8 @@ int kvmem_region_close(struct kvmem_region *region, struct kvmem_fence fence)
     if (!region)
         return 0;
     code = kvi_api_check_fence(region->space, &fence);
+    if (!code)
+        code = kvi_region_pass(region); /* the sequence keeps the blocks ahead, not their fence */
     if (!code && kvi_fence_is_pending(region->space->client, &fence))
         code =
             kvi_fence_take(region->space->client, kvi_space_backend(region->space), &fence, &point);

@@ -324,8 +324,12 @@ int kvi_importer_map_hits(struct kvmem_space *space, uint32_t count)
     uint32_t left;
     int code;
 
-    for (uint32_t i = 0; i < count; i++)
-        kvi_importer_settle(space, kvi_pool_slot(&space->pool, client->hits[i].index));
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t slot = kvi_pool_slot(&space->pool, client->hits[i].index);
+
+        if (!kvi_importer_has(space, slot, client->hits[i].generation))
+            kvi_importer_settle(space, slot); /* a job may just be mapping it */
+    }
     while ((left = build_request(space, count)) > 0) {
         code = kvi_client_call(client, KVI_OP_SEGMENT_FDS, &reply);
         if (!code)

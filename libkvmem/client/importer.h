@@ -14,9 +14,9 @@
  *
  * Driver calls go through the client's mapper: the plain functions below make them on the calling
  * thread, the _submit functions leave them to the helper, when there is one with room. While a job
- * is under way, access is what may be relied on: RW only after a map or a raise is done, until a
- * lower is submitted; 0 from the beginning of an unmap. Whoever needs the segment meanwhile waits
- * for the job (kvi_importer_settle).
+ * is under way, access is what was there before it; only of an unmap it is 0 already. What is read
+ * (access not 0) stays readable during a raise or a lower; who relies on the alias, or on anything
+ * that the job makes, waits for it (kvi_importer_settle).
  *
  * Mapped segments are in one list. Descriptors are consumed; the backend keeps what it needs.
  */

@@ -199,7 +199,7 @@ static bool finish_all(struct kvmem_space *space)
     while (region) {
         struct kvmem_region *next = region->next;
 
-        if (kvi_fence_state(space->client, &region->point) == KVI_LANE_PENDING || !finish(region))
+        if (!kvi_region_is_passed(region) || !finish(region))
             is_done = false;
         region = next;
     }
@@ -220,14 +220,21 @@ void kvi_region_close(struct kvmem_region *region, const struct kvi_point *point
     regions->is_due = !finish_all(space) || regions->is_due;
 }
 
+static bool are_passed(const struct kvmem_region *region)
+{
+    while (region && kvi_region_is_passed(region))
+        region = region->next;
+    return !region;
+}
+
 int kvi_regions_wait(struct kvmem_space *space, int64_t deadline_ns)
 {
     uint32_t turn = 0;
 
-    while (!finish_all(space)) {
+    while (!finish_all(space) || !are_passed(space->regions->first)) {
         if (!deadline_ns || kvi_client_now_ns() >= deadline_ns)
             return kvi_error_set(KVMEM_E_TIMED_OUT,
-                                 "a closed region waits for a fence that was not reached in time");
+                                 "a region waits for a fence that was not reached in time");
         kvi_fence_pause(&turn);
     }
     return 0;
@@ -394,6 +401,48 @@ int kvi_region_wait_for(struct kvmem_space *space, const struct kvmem_fence *fen
     return code ? code : kvi_region_wait(space, &point);
 }
 
+bool kvi_region_is_passed(const struct kvmem_region *region)
+{
+    return kvi_fence_state(region->space->client, &region->point) != KVI_LANE_PENDING;
+}
+
+int kvi_region_pass(struct kvmem_region *region)
+{
+    return kvi_region_is_passed(region) ? 0 : kvi_region_wait(region->space, &region->point);
+}
+
+int kvi_region_join(struct kvmem_region *region, struct kvi_point *point)
+{
+    const struct kvi_point *own = &region->point;
+
+    if (kvi_region_is_passed(region))
+        return 0;
+    if (kvi_fence_state(region->space->client, point) != KVI_LANE_PENDING)
+        *point = *own;
+    if (own->timeline != point->timeline || own->timeline == KVI_TIMELINE_JOINT)
+        return kvi_region_wait(region->space, own);
+    if (own->value > point->value) /* a lane is passed in the order of its values */
+        point->value = own->value;
+    return 0;
+}
+
+/* Blocks that held tokens stay as blocks ahead: `fence` is not forgotten with those that go. */
+static int leave(struct kvmem_region *region, const struct kvmem_fence *fence)
+{
+    struct kvmem_space *space = region->space;
+    struct kvi_point point;
+    int code;
+
+    if (!kvi_fence_is_pending(space->client, fence))
+        return 0;
+    code = kvi_fence_take(space->client, kvi_space_backend(space), fence, &point);
+    if (!code)
+        code = kvi_region_join(region, &point);
+    if (!code)
+        region->point = point;
+    return code;
+}
+
 int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, const struct kvmem_fence *fence,
                         uint32_t *stay)
 {
@@ -407,8 +456,12 @@ int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, const struct
     while (*stay < end && kvi_region_access_of(space, seq->blocks[*stay]) == KVI_ACCESS_RW)
         ++*stay;
     space->regions->is_due = true;
-    if (region->mapped > *stay)
+    if (seq->block_count > *stay)
+        code = kvi_region_pass(region);
+    if (!code && region->mapped > *stay)
         code = kvi_region_wait_for(space, fence);
+    if (!code && *stay > keep && keep < kvi_seq_used_blocks(space, seq))
+        code = leave(region, fence);
     return code ? code : kvi_region_hide(region, *stay);
 }
 
@@ -428,6 +481,9 @@ int kvi_region_attach(struct kvmem_region *region, uint32_t count, const int32_t
                              "count: %" PRIu32 " blocks are beyond the %" PRIu32
                              " that the region of the sequence was opened for",
                              count, region->block_limit);
+    code = kvi_region_pass(region);
+    if (code)
+        return code;
     code = kvi_region_hide(region, 0);
     for (uint32_t i = 0; !code && i < count; i++)
         code = kvi_region_show(region, blocks[i], KVI_ACCESS_RO);

@@ -62,7 +62,8 @@ struct kvmem_region {
     struct kvmem_seq seq;
     uint64_t base;          /* of the read-only views */
     uint64_t write_base;    /* of the writable ones: the lower half of one reservation */
-    struct kvi_point point; /* closing: unmapped once it is reached */
+    struct kvi_point point; /* behind it, blocks ahead that a truncate left are not used any more;
+                               closing: unmapped once it is reached */
     uint32_t block_limit;   /* views */
     uint32_t ahead;
     uint32_t mapped;
@@ -100,7 +101,8 @@ void kvi_regions_unmap(struct kvmem_space *space);
 /* Wait for what the helper was asked for, in all regions. */
 void kvi_regions_settle(struct kvmem_space *space);
 
-/* Until no region waits for its point any more, at most until `deadline_ns`. 0, TIMED_OUT. */
+/* Until no region, open or closing, waits for its point, at most until `deadline_ns`. 0,
+ * TIMED_OUT. */
 int kvi_regions_wait(struct kvmem_space *space, int64_t deadline_ns);
 
 /* kvmem_region_open with checked options. */
@@ -123,6 +125,17 @@ int kvi_region_wait(struct kvmem_space *space, const struct kvi_point *point);
 /* The same for a checked fence of a caller; a STREAM fence is recorded first. */
 int kvi_region_wait_for(struct kvmem_space *space, const struct kvmem_fence *fence);
 
+/* Has what a truncate left as blocks ahead been passed by the work on it? Until then these blocks
+ * are neither given up, nor hidden, nor another's copy. */
+bool kvi_region_is_passed(const struct kvmem_region *region);
+
+/* Wait until it has. 0, TIMED_OUT. */
+int kvi_region_pass(struct kvmem_region *region);
+
+/* Make of *point one that is reached no earlier than the region's own: the later
+ * one of a timeline, else what the region has is waited for. 0, TIMED_OUT. */
+int kvi_region_join(struct kvmem_region *region, struct kvi_point *point);
+
 /* Take and map blocks ahead where they are lacking; unmap what has closed. */
 void kvi_regions_dispatch(struct kvmem_space *space);
 
@@ -144,8 +157,8 @@ int kvi_regions_map(struct kvmem_space *space, uint32_t n, const struct kvmem_se
 void kvi_regions_undo(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs);
 
 /* A truncate that needs `keep` blocks: how many stay, as blocks ahead; the views of the others are
- * unmapped, behind `fence`, which is waited for. Or TIMED_OUT, a code of kvi_fence_take or of the
- * backend. */
+ * unmapped, behind `fence`, which is waited for. When no view goes it is not: the region keeps it
+ * as its point. Or TIMED_OUT, a code of kvi_fence_take or of the backend. */
 int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, const struct kvmem_fence *fence,
                         uint32_t *stay);
 
@@ -153,7 +166,8 @@ int kvi_region_truncate(struct kvmem_region *region, uint32_t keep, const struct
 void kvi_region_restore(struct kvmem_region *region);
 
 /* Show `blocks` instead of the blocks ahead of an empty sequence, which are dropped. The table
- * holds nothing then. LIMIT or a code of the backend, and nothing has changed. */
+ * holds nothing then. LIMIT, TIMED_OUT (what a truncate left is in use) or a code of the backend,
+ * and nothing has changed. */
 int kvi_region_attach(struct kvmem_region *region, uint32_t count, const int32_t *blocks);
 
 /* The segment is going to be handed in: its writable views go first. Codes of the backend. */

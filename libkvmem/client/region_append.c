@@ -74,6 +74,8 @@ int kvi_regions_take(struct kvmem_space *space, uint32_t n, const struct kvmem_s
 
         if (region && !code && tokens > seq->tail_room)
             code = take_blocks(region, seq, kvi_seq_blocks_lacking(space, seq, tokens, copy));
+        if (region && !code && copy)
+            code = kvi_region_pass(region); /* a block ahead may become the copy */
         has_remaps |= region && copy;
         seq->copy_block = copy ? 0 : KVMEM_BLOCK_NONE;
         if (copy)

@@ -70,6 +70,7 @@ int kvi_region_raise(struct kvmem_region *region, uint32_t position)
     assert(view->access);
     if (view->access == KVI_ACCESS_RW)
         return 0;
+    kvi_mapper_count(space->client->mapper);
     code = kvi_backend_map(kvi_space_backend(space), view->phys, write_address(region, position),
                            space->geometry.block_bytes, KVI_ACCESS_RW);
     if (!code)
@@ -89,9 +90,11 @@ static int lower_run(struct kvmem_region *region, uint32_t from, uint32_t end)
 
         while (i < end && region->views[i].access == KVI_ACCESS_RW)
             i++;
-        if (i > first)
+        if (i > first) {
+            kvi_mapper_count(space->client->mapper);
             code = kvi_backend_unmap(kvi_space_backend(space), write_address(region, first),
                                      (i - first) * space->geometry.block_bytes);
+        }
         for (uint32_t k = first; !code && k < i; k++)
             region->views[k].access = KVI_ACCESS_RO;
         i += i == first;
@@ -100,13 +103,17 @@ static int lower_run(struct kvmem_region *region, uint32_t from, uint32_t end)
 }
 
 /* Those of views [from, end) that may be written are writable again, as far as that can be had.
- * The detail of the error that led here stays. */
+ * Nobody writes by the views of a closing region: its blocks may be another sequence's. The detail
+ * of the error that led here stays. */
 static void raise_again(struct kvmem_region *region, uint32_t from, uint32_t end)
 {
+    struct kvmem_space *space = region->space;
     struct kvmem_error_detail detail = *kvmem_error_detail();
 
+    if (kvi_region_of(space, &space->seqs[region->seq.index]) != region)
+        return;
     for (uint32_t i = from; i < end; i++)
-        if (kvi_region_access_of(region->space, region->views[i].block) == KVI_ACCESS_RW)
+        if (kvi_region_access_of(space, region->views[i].block) == KVI_ACCESS_RW)
             (void)kvi_region_raise(region, i);
     kvi_error_restore(&detail);
 }
@@ -125,9 +132,11 @@ static int hide_run(struct kvmem_region *region, uint32_t from, uint32_t end)
     struct kvmem_space *space = region->space;
     int code = lower_run(region, from, end);
 
-    if (!code)
+    if (!code) {
+        kvi_mapper_count(space->client->mapper);
         code = kvi_backend_unmap(kvi_space_backend(space), read_address(region, from),
                                  (end - from) * space->geometry.block_bytes);
+    }
     if (code)
         raise_again(region, from, end);
     for (uint32_t i = from; !code && i < end; i++)

@@ -228,8 +228,9 @@ static void choose_targets(struct kvmem_space *space, uint32_t planned, struct c
         struct kvi_seq *seq = &space->seqs[space->copy_seqs[k]];
         int32_t target = reserved_block(space, seq);
 
-        seq->copy_block = target != KVMEM_BLOCK_NONE ? target : *taken++;
-        space->copy_to[k] = seq->copy_block;
+        space->copy_to[k] = target != KVMEM_BLOCK_NONE ? target : *taken++;
+        if (space->regions)
+            seq->copy_block = space->copy_to[k]; /* for map_copy */
     }
 }
 

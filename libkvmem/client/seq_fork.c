@@ -80,7 +80,23 @@ int kvi_seqs_fork(struct kvmem_space *space, struct kvmem_seq parent, uint32_t n
     return 0;
 }
 
-/* The sequences' tables, with their references, wait for `fence`: in O(1) each. */
+/* What truncates left in regions of the sequences, and can only be waited for, passes. */
+static int join_regions(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
+                        struct kvi_point point)
+{
+    int code = 0;
+
+    for (uint32_t i = 0; !code && i < n; i++) {
+        struct kvmem_region *region = kvi_region_of(space, &space->seqs[seqs[i].index]);
+        struct kvi_point joined = point;
+
+        code = region ? kvi_region_join(region, &joined) : 0;
+    }
+    return code;
+}
+
+/* The sequences' tables, with their references, wait for `fence`, and for what truncates left in
+ * their regions: in O(1) each. */
 static int cool_seqs(struct kvmem_space *space, uint32_t n, const struct kvmem_seq *seqs,
                      const struct kvmem_fence *fence)
 {
@@ -89,16 +105,21 @@ static int cool_seqs(struct kvmem_space *space, uint32_t n, const struct kvmem_s
 
     if (!code)
         code = kvi_fence_take(space->client, kvi_space_backend(space), fence, &point);
+    if (!code)
+        code = join_regions(space, n, seqs, point);
     if (code)
         return code;
     for (uint32_t i = 0; i < n; i++) {
         struct kvi_seq *seq = &space->seqs[seqs[i].index];
+        struct kvi_point joined = point;
 
-        if (seq->has_region)
-            kvi_region_close(kvi_region_of(space, seq), &point);
+        if (seq->has_region) {
+            (void)kvi_region_join(kvi_region_of(space, seq), &joined); /* waits for nothing now */
+            kvi_region_close(kvi_region_of(space, seq), &joined);
+        }
         kvi_seq_settle(space, seq);
         if (seq->block_count) {
-            kvi_cooling_add_table(space, &point, seq->blocks, seq->block_count, seq->table_class);
+            kvi_cooling_add_table(space, &joined, seq->blocks, seq->block_count, seq->table_class);
             seq->table_class = KVI_TABLE_NONE;
         }
         free_place(space, seqs[i].index);
@@ -123,6 +144,7 @@ int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq 
 {
     uint64_t stamp = ++space->batch_stamp;
     uint64_t blocks = 0;
+    bool is_passed = true; /* what truncates left in regions */
     int code;
 
     for (uint32_t i = 0; i < n; i++) {
@@ -134,8 +156,10 @@ int kvi_seqs_free(struct kvmem_space *space, uint32_t n, const struct kvmem_seq 
             return kvi_error_set(KVMEM_E_INVALID, "seqs[%" PRIu32 "]: is named twice", i);
         seq->stamp = stamp;
         blocks += seq->block_count;
+        if (seq->has_region)
+            is_passed &= kvi_region_is_passed(kvi_region_of(space, seq));
     }
-    if (blocks && kvi_fence_is_pending(space->client, fence))
+    if (blocks && (!is_passed || kvi_fence_is_pending(space->client, fence)))
         return cool_seqs(space, n, seqs, fence);
     code = room_to_free(space, n, seqs, blocks);
     if (code)
@@ -220,13 +244,13 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
     if (seq->has_region) {
         code = kvi_region_truncate(kvi_region_of(space, seq), keep, fence, &stay);
         if (code)
-            return code;
+            goto failed;
     }
     code = give_up_end(space, seq, stay, fence);
     if (code) {
         if (seq->has_region)
             kvi_region_restore(kvi_region_of(space, seq));
-        return code;
+        goto failed;
     }
     clear_reserved(space, seq, keep);
     if (keep < kvi_seq_used_blocks(space, seq))
@@ -246,4 +270,8 @@ int kvi_seq_truncate(struct kvmem_space *space, struct kvmem_seq id, uint64_t to
                    (uint64_t)fill - space->pool.fill[tail]);
     space->pool.fill[tail] = (uint16_t)fill;
     return 0;
+
+failed: /* the tail's view may not be as it was: the next append looks */
+    kvi_seq_settle(space, seq);
+    return code;
 }

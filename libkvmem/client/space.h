@@ -132,12 +132,6 @@ int32_t kvi_space_scratch(struct kvmem_space *space);
 /* Verify the equations (check.c). */
 int kvi_space_check(const struct kvmem_space *space);
 
-/* Where a block is read in this process. */
-static inline uint64_t kvi_space_address(const struct kvmem_space *space, uint32_t block)
-{
-    return space->base + (uint64_t)block * space->geometry.index_stride_bytes;
-}
-
 /* tokens ÷ block_tokens, and the rest. */
 static inline uint64_t kvi_space_whole_blocks(const struct kvmem_space *space, uint64_t tokens)
 {

@@ -138,6 +138,22 @@ Test(daemon_cuda, one_device)
     stop();
 }
 
+/* No memory for the anchor, but a size that the operator wants: it may come free. */
+Test(daemon_cuda, a_full_device_with_a_size)
+{
+    const char *const options[] = {"--device", "cuda:0", "--device-bytes", "16MiB", NULL};
+    uint32_t space;
+
+    kvt_daemon_fake_cuda("fail=cuMemCreate:1:2");
+    kvt_daemon_start(&daemon_, options);
+    is_logged("cuda:0: not a granule is free now");
+    is_logged("ready: device cuda:0");
+    join("full", 0, &space);
+    cr_assert_eq(blocks(space, SEGMENT_BLOCKS), 0);
+    is_clean();
+    stop();
+}
+
 Test(daemon_cuda, two_devices_have_memory_of_their_own)
 {
     uint32_t spaces[2];

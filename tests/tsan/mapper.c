@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A mapper with its helper at full speed, a third thread moving the counters that jobs wait for,
- * and the client's thread touching what it was told is mapped. Run under ThreadSanitizer by
- * `make test-tsan`; without it, it still checks every outcome.
+ * A mapper with its helper at full speed, and the client's thread touching what it was told is
+ * mapped. Run under ThreadSanitizer by `make test-tsan`; without it, it still checks every outcome.
  */
-#include <poll.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,20 +24,8 @@ static struct {
     uint8_t pending[PLACES];
     uint64_t base;
     uint64_t write_base;
-    uint64_t counter; /* goes up until is_over */
-    uint32_t is_over;
     uint32_t failures;
 } world;
-
-static void *count(void *argument)
-{
-    (void)argument;
-    while (!__atomic_load_n(&world.is_over, __ATOMIC_ACQUIRE)) {
-        __atomic_fetch_add(&world.counter, 1, __ATOMIC_RELEASE);
-        poll(NULL, 0, 0);
-    }
-    return NULL;
-}
 
 static void mapped(const struct kvi_mapping *job)
 {
@@ -60,7 +45,7 @@ static void unmapped(const struct kvi_mapping *job)
 }
 
 /* Map what is not mapped, unmap what is. */
-static int turn(struct kvi_mapper *mapper, uint32_t place, uint64_t value)
+static int turn(struct kvi_mapper *mapper, uint32_t place)
 {
     struct kvi_mapping job = {.kind = KVI_MAPPING_MAP,
                               .access = KVI_ACCESS_RW,
@@ -74,10 +59,6 @@ static int turn(struct kvi_mapper *mapper, uint32_t place, uint64_t value)
 
     if (world.pending[place])
         return 0;
-    if (value) {
-        job.counter = &world.counter;
-        job.value = value;
-    }
     if (world.phys[place].id) {
         job.kind = KVI_MAPPING_UNMAP;
         job.phys = world.phys[place];
@@ -95,9 +76,8 @@ static const char *play(struct kvi_mapper *mapper)
 
     for (uint32_t round = 0; round < ROUNDS; round++) {
         uint64_t dice = kvt_random(&seed);
-        uint64_t now = __atomic_load_n(&world.counter, __ATOMIC_RELAXED);
 
-        if (turn(mapper, dice % PLACES, dice >> 32 & 1 ? now + (dice >> 40 & 3) : 0))
+        if (turn(mapper, dice % PLACES))
             return "a job was not taken";
         if (dice >> 48 & 1)
             kvi_mapper_poll(mapper);
@@ -106,7 +86,7 @@ static const char *play(struct kvi_mapper *mapper)
     }
     kvi_mapper_drain(mapper);
     for (uint32_t place = 0; place < PLACES; place++)
-        if (world.phys[place].id && turn(mapper, place, 0))
+        if (world.phys[place].id && turn(mapper, place))
             return "the last jobs were not taken";
     return NULL;
 }
@@ -115,11 +95,10 @@ int main(void)
 {
     struct kvi_backend_host_options host = {
         .options_bytes = sizeof(host), .device_bytes = GRANULE, .granule_bytes = GRANULE};
-    struct kvi_mapper_options options = {&kvi_alloc_libc, true, 0};
+    struct kvi_mapper_options options = {&kvi_alloc_libc, true};
     struct kvi_mapper *mapper = NULL;
     struct kvi_backend_memory memory;
     const char *failure = "a backend";
-    pthread_t counting;
 
     if (kvi_backend_host_create(&host, &world.creator) ||
         kvi_backend_segment_create(world.creator, GRANULE, &world.created))
@@ -128,12 +107,10 @@ int main(void)
     if (kvi_backend_host_create(&host, &world.importer) ||
         kvi_backend_reserve(world.importer, PLACES * GRANULE, 0, &world.base) ||
         kvi_backend_reserve(world.importer, PLACES * GRANULE, 0, &world.write_base) ||
-        kvi_mapper_create(&options, &mapper) || pthread_create(&counting, NULL, count, NULL))
+        kvi_mapper_create(&options, &mapper))
         goto out;
     failure = play(mapper);
     kvi_mapper_destroy(mapper);
-    __atomic_store_n(&world.is_over, 1, __ATOMIC_RELEASE);
-    pthread_join(counting, NULL);
     if (!failure && world.failures)
         failure = "a job failed";
     if (!failure && (kvi_backend_memory(world.importer, &memory) || memory.mapping_count ||

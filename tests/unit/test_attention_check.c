@@ -11,7 +11,7 @@
 
 /* A description with nothing wrong: two sequences, of 5 and 20 tokens. */
 struct good {
-    _Alignas(256) char workspace[1 << 20];           /* more than any kernel wants for this */
+    _Alignas(256) char workspace[1 << 20]; /* more than any kernel wants for this */
     _Alignas(16) uint16_t pool[4 * 2 * 2 * 16 * 64]; /* 4 blocks, layers 1, K and V, 2 heads */
     _Alignas(16) uint16_t q[3 * 4 * 64];
     _Alignas(16) uint16_t out[3 * 4 * 64];

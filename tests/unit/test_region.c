@@ -293,6 +293,32 @@ Test(region, page_layouts_are_block_strided)
     end();
 }
 
+/* A mapping made or taken away is one job, adjoining ones that go together are one. */
+Test(region, what_it_counts)
+{
+    struct kvmem_client_stats before = {.size = sizeof(before)}, after = before;
+    struct kvmem_region *region;
+    struct kvmem_seq seq, child;
+
+    begin();
+    seq = seq_of(6);
+    cr_assert_eq(kvmem_client_stats(client, &before), 0);
+    region = region_of(seq);
+    cr_assert_eq(kvmem_client_stats(client, &after), 0);
+    cr_assert_eq(after.driver_calls_inline, before.driver_calls_inline + 4,
+                 "mapped: 2 and 2 ahead");
+    cr_assert_eq(kvmem_region_close(region, kvmem_fence_none()), 0);
+    cr_assert_eq(kvmem_client_stats(client, &after), 0);
+    cr_assert_eq(after.driver_calls_inline, before.driver_calls_inline + 6, "and unmapped");
+    cr_assert_eq(kvmem_seq_fork(space, seq, &child), 0);
+    region_of(seq);
+    cr_assert_eq(kvmem_seq_free(space, child, kvmem_fence_none()), 0);
+    append(seq, 1);
+    cr_assert_eq(kvmem_client_stats(client, &after), 0);
+    cr_assert_eq(after.driver_calls_inline, before.driver_calls_inline + 11, "and one raised");
+    end();
+}
+
 Test(region, ranges_are_used_again)
 {
     struct kvmem_seq seq;
@@ -559,126 +585,51 @@ Test(region, attaching_no_further_than_its_limit)
     end();
 }
 
-/* ---- work that is under way ---- */
+/* ---- driver calls that fail ---- */
 
-static struct kvmem_fence promise(void)
+/* From the n-th call of the backend on. */
+static void fail_from(uint64_t n)
 {
-    struct kvmem_fence fence;
-
-    cr_assert_eq(kvmem_fence_promise(client, &fence), 0, "%s", kvmem_error_detail()->text);
-    return fence;
+    cr_assert_eq(kvi_backend_fault_arm(backend, KVI_BACKEND_CALL_ANY, n, KVMEM_E_SYSTEM, true), 0);
 }
 
-static void fulfil(const struct kvmem_fence *fence)
-{
-    cr_assert_eq(kvmem_fence_fulfil(client, fence), 0);
-}
-
-/* Of token 0 of a region that may have gone. */
-static void expect_views(const struct kvmem_region_info *info, const char *read, const char *write)
-{
-    cr_assert_str_eq(kvt_rights_at(info->base), read);
-    cr_assert_str_eq(kvt_rights_at(info->write_base), write);
-}
-
-Test(region, a_closed_view_stays_until_its_fence)
+/* The truncate took a writable view away and could not bring it back. */
+Test(region, an_append_mends_what_a_failed_truncate_left)
 {
     struct kvmem_region *region;
-    struct kvmem_region_info closed;
-    struct kvmem_fence fence;
     struct kvmem_seq seq;
 
     begin();
-    seq = seq_of(6);
+    seq = seq_of(30);
     region = region_of(seq);
-    closed = kvt_region_info(region);
-    fence = promise();
-    cr_assert_eq(kvmem_region_close(region, fence), 0);
-    dispatch();
-    expect_views(&closed, "r--s", "rw-s");
-    region = region_of(seq); /* meanwhile it may have another one */
-    cr_assert(kvt_region_info(region).base != closed.base);
-    fulfil(&fence);
-    dispatch();
-    expect_views(&closed, "---p", "---p");
-    cr_assert(is_writable(region, 5));
+    append(seq, 4);
+    fail_from(2);
+    expect(kvmem_seq_truncate(space, seq, 3, kvmem_fence_none()), KVMEM_E_SYSTEM, "unmap");
+    kvi_backend_fault_disarm(backend);
+    cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
+    cr_assert(!is_writable(region, 34));
+    append(seq, 1);
+    cr_assert(is_writable(region, 34));
     end();
 }
 
-Test(region, the_view_of_a_freed_sequence_stays_until_its_fence)
+/* The views that could not be unmapped are not writable when the blocks are others'. */
+Test(region, a_closed_view_is_not_writable_again)
 {
     struct kvmem_region_info closed;
-    struct kvmem_fence fence;
     struct kvmem_seq seq;
 
     begin();
     seq = seq_of(30);
     closed = kvt_region_info(region_of(seq));
-    fence = promise();
-    cr_assert_eq(kvmem_seq_free(space, seq, fence), 0);
-    dispatch();
-    expect_views(&closed, "r--s", "rw-s");
-    fulfil(&fence);
-    dispatch();
-    expect_views(&closed, "---p", "---p");
-    end();
-}
-
-/* The caller's mistake: the sequence goes before the work on its view has ended. Its memory does
- * not stay mapped writable, nor at all, once it is others'. */
-Test(region, a_closed_view_does_not_hold_memory)
-{
-    struct kvmem_space_options options = kvt_region_space("other");
-    struct kvmem_space *other;
-    struct kvmem_fence fence;
-    struct kvmem_seq seq;
-    struct kvmem_region *region;
-    struct kvmem_region_info closed;
-
-    begin();
-    seq = seq_of(30);
-    region = region_of(seq);
-    closed = kvt_region_info(region);
-    fence = promise();
-    cr_assert_eq(kvmem_region_close(region, fence), 0);
+    cr_assert_eq(kvi_backend_fault_arm(backend, KVI_BACKEND_CALL_UNMAP, 2, KVMEM_E_SYSTEM, false),
+                 0);
     cr_assert_eq(kvmem_seq_free(space, seq, kvmem_fence_none()), 0);
-    cr_assert(kvmem_space_trim(space) > 0);
     cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
-    expect_views(&closed, "r--s", "---p");
-    cr_assert_eq(kvmem_space_open(client, &options, &other), 0);
-    cr_assert_eq(kvmem_space_reserve(other, 256, 1000000000), 0);
+    cr_assert_str_eq(kvt_rights_at(closed.base), "r--s");
+    cr_assert_str_eq(kvt_rights_at(closed.write_base), "---p");
     dispatch();
-    expect_views(&closed, "---p", "---p");
-    fulfil(&fence);
-    end();
-}
-
-/* What is shown is not taken away under a kernel: the call waits, and says so in the end. */
-Test(region, waiting_for_fences)
-{
-    struct kvmem_region *region;
-    struct kvmem_fence fence;
-    struct kvmem_seq seq, child;
-
-    begin();
-    client->timeout_ns = 5000000;
-    seq = seq_of(42);
-    region = region_of(seq);
-    cr_assert_eq(kvmem_seq_fork(space, seq, &child), 0);
-    fence = promise();
-    expect(kvmem_seq_append(space, seq, 1, fence), KVMEM_E_TIMED_OUT, "fence");
-    expect(kvmem_seq_truncate(space, seq, 3, fence), KVMEM_E_TIMED_OUT, "fence");
-    cr_assert_eq(kvmem_client_check(client), 0, "%s", kvmem_error_detail()->text);
-    cr_assert(kvt_region_info(region).remaps == 0 && kvt_region_info(region).mapped_blocks == 13);
-    fulfil(&fence);
-    cr_assert_eq(kvmem_seq_append(space, seq, 1, fence), 0);
-    cr_assert_eq(kvt_region_info(region).remaps, 1);
-    fence = promise();
-    cr_assert_eq(kvmem_seq_append(space, seq, 1, fence), 0, "nothing is taken away");
-    cr_assert_eq(kvmem_seq_truncate(space, seq, 40, fence), 0);
-    fulfil(&fence);
-    cr_assert_eq(kvmem_seq_truncate(space, seq, 3, fence), 0);
-    cr_assert_eq(kvt_region_info(region).mapped_blocks, 1, "the others are shared");
+    cr_assert_str_eq(kvt_rights_at(closed.base), "---p");
     end();
 }
 

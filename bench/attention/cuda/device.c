@@ -168,17 +168,15 @@ static void poison(struct kvb_problem *p)
 
 static void verify(const struct kvb_problem *p, const char *kernel)
 {
-    double error, limit = ERROR_LIMIT;
+    double error;
 
     kvt_gpu_sync(memory.stream);
-    if (p->shape.kv_dtype == KVMEM_DTYPE_FP8_E4M3)
-        limit *= 4;
     error = kvt_gpu_attention_error(&p->what, p->shape.layers - 1, p->q, p->out, CHECKED_ROWS);
-    if (!(error <= limit))
+    if (!(error <= ERROR_LIMIT))
         kvb_fail("%s: %s is wrong: %g times the unit of rounding, %g allowed",
-                 kvb_shape_name(&p->shape), kernel, error, limit);
+                 kvb_shape_name(&p->shape), kernel, error, ERROR_LIMIT);
     fprintf(stderr, "%s, %u layers: %s, error %.2f of %.1f\n", kvb_shape_name(&p->shape),
-            p->shape.layers, kernel, error, limit);
+            p->shape.layers, kernel, error, ERROR_LIMIT);
 }
 
 static void try_out(struct kvb_problem *p)

@@ -199,7 +199,7 @@ static double row_error(uint32_t dtype, const uint16_t *got, const double *value
         if (isnan(own) != isnan(values[d]))
             return NAN;
         if (error > 0)
-            worst = fmax(worst, error / (fabs(values[d]) + most / 256));
+            worst = fmax(worst, 256 * error / (fabs(values[d]) + most));
     }
     return worst;
 }

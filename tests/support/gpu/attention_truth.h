@@ -23,7 +23,7 @@ void kvt_gpu_attention_truth(const struct kva_attention *what, uint32_t layer, c
                              const struct kvt_gpu_truth_row *rows, uint32_t count, double *out,
                              double *lse);
 
-/* The largest |out − truth| ÷ (|truth| + the row's largest value × 2^-8) of the sampled rows,
+/* The largest |out − truth| ÷ 2^-8 (|truth| + the row's largest value) of the sampled rows,
  * `sampled` of them spread over all of q; NaN where only one of both is. */
 double kvt_gpu_attention_error(const struct kva_attention *what, uint32_t layer, const void *q,
                                const void *out, uint32_t sampled);
