@@ -78,25 +78,54 @@ int kva_attention_info(const struct kva_attention *what, struct kva_info *out)
     return code ? code : info_of(kernel, what, out);
 }
 
-/* The kernel, if the workspace is large enough for it. */
+static int is_empty(const struct kva_batch *batch)
+{
+    return !batch->seq_count || !batch->q_total;
+}
+
+/* The workspace must be aligned, and have `needed` bytes. */
+static int check_workspace(const char *kernel, uint64_t needed, const void *workspace,
+                           uint64_t bytes)
+{
+    if (needed > bytes)
+        return kva_error_set(KVMEM_E_INVALID,
+                             "workspace_bytes: %llu are less than the %llu that %s needs "
+                             "(kva_attention_info)",
+                             (unsigned long long)bytes, (unsigned long long)needed, kernel);
+    if (needed && (!workspace || (uintptr_t)workspace % 256))
+        return kva_error_set(KVMEM_E_INVALID, "workspace: %p is no multiple of 256", workspace);
+    return 0;
+}
+
+uint64_t kva_run_bytes(const struct kva_kernel *kernel, const struct kva_attention *what,
+                       uint64_t info_bytes, const void *workspace, uint64_t bytes)
+{
+    if (!kernel->planned_bytes)
+        return info_bytes;
+    if (is_empty(&what->batch))
+        return 0;
+    if (bytes < KVA_PLAN_HEAD_BYTES || !workspace || (uintptr_t)workspace % 256)
+        return KVA_PLAN_HEAD_BYTES;
+    return kernel->planned_bytes(what, workspace);
+}
+
+/* The kernel, after all checks that plan and run share. */
 static int begin(const struct kva_attention *what, const void *workspace, uint64_t bytes,
-                 const struct kva_kernel **kernel)
+                 uint32_t is_planned, const struct kva_kernel **kernel)
 {
     struct kva_info info = {.size = sizeof(info)};
     int code = find_checked(what, kernel);
 
     if (!code)
         code = info_of(*kernel, what, &info);
+    if (!code)
+        code = check_workspace(
+            info.kernel,
+            is_planned ? kva_run_bytes(*kernel, what, info.workspace_bytes, workspace, bytes)
+                       : info.workspace_bytes,
+            workspace, bytes);
     if (code)
         return code;
-    if (info.workspace_bytes > bytes)
-        return kva_error_set(KVMEM_E_INVALID,
-                             "workspace_bytes: %llu are less than the %llu that %s needs "
-                             "(kva_attention_info)",
-                             (unsigned long long)bytes, (unsigned long long)info.workspace_bytes,
-                             info.kernel);
-    if (info.workspace_bytes && (!workspace || (uintptr_t)workspace % 256))
-        return kva_error_set(KVMEM_E_INVALID, "workspace: %p is no multiple of 256", workspace);
     return what->device == KVA_DEVICE_CPU ? kva_check_contents(what) : 0;
 }
 
@@ -104,9 +133,9 @@ int kva_attention_plan(const struct kva_attention *what, void *workspace, uint64
                        void *stream)
 {
     const struct kva_kernel *kernel;
-    int code = begin(what, workspace, workspace_bytes, &kernel);
+    int code = begin(what, workspace, workspace_bytes, 0, &kernel);
 
-    if (code || !what->batch.seq_count || !what->batch.q_total)
+    if (code || is_empty(&what->batch))
         return code;
     return kernel->plan(what, workspace, stream);
 }
@@ -115,23 +144,17 @@ int kva_attention_run(const struct kva_attention *what, uint32_t layer, const vo
                       float *lse, void *workspace, uint64_t workspace_bytes, void *stream)
 {
     const struct kva_kernel *kernel;
-    int code = begin(what, workspace, workspace_bytes, &kernel);
+    int code = begin(what, workspace, workspace_bytes, 1, &kernel);
 
     if (code)
         return code;
     if (layer >= what->cache.layer_count)
         return kva_error_set(KVMEM_E_INVALID, "layer: %u is outside 0..%u", layer,
                              what->cache.layer_count - 1);
-    if (!what->batch.seq_count || !what->batch.q_total)
+    if (is_empty(&what->batch))
         return 0;
-    if (!q || !out)
-        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL", q ? "out" : "q");
-    if (((uintptr_t)q | (uintptr_t)out) % (what->dtype == KVMEM_DTYPE_FP32 ? 4 : 2) ||
-        (uintptr_t)lse % 4)
-        return kva_error_set(KVMEM_E_INVALID,
-                             "q, out, lse: one of %p, %p, %p is no multiple of its element's size",
-                             q, out, (void *)lse);
-    return kernel->run(what, layer, q, out, lse, workspace, stream);
+    code = kva_check_rows(what, q, out, lse);
+    return code ? code : kernel->run(what, layer, q, out, lse, workspace, stream);
 }
 
 int kva_write_run(const struct kva_write *what, uint32_t layer, uint32_t layers, const void *k,
@@ -141,8 +164,9 @@ int kva_write_run(const struct kva_write *what, uint32_t layer, uint32_t layers,
 
     if (code || !what->token_count || !layers)
         return code;
-    if (!k)
-        return kva_error_set(KVMEM_E_INVALID, "k: is NULL");
+    code = kva_check_sources(what, k, v);
+    if (code)
+        return code;
     if (what->device == KVA_DEVICE_CUDA)
         return kva_write_cuda(what, layer, layers, k, k_layer_stride, v, v_layer_stride, stream);
     return kva_write_cpu(what, layer, layers, k, k_layer_stride, v, v_layer_stride);
@@ -155,11 +179,9 @@ int kva_merge_run(const struct kva_merge *what, const void *parts, const float *
 
     if (code || !what->row_count || !what->head_count)
         return code;
-    if (!parts || !part_lse || !out)
-        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL",
-                             !parts      ? "parts"
-                             : !part_lse ? "part_lse"
-                                         : "out");
+    code = kva_check_parts(what, parts, part_lse, out, lse);
+    if (code)
+        return code;
     {
         const struct kva_merge_job job = {.what = what,
                                           .parts = parts,

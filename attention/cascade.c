@@ -117,6 +117,8 @@ static int make(const struct kva_cascade *what, struct cascade *c, struct kva_in
     if (!what || what->size != sizeof(*what))
         return kva_error_set(KVMEM_E_INVALID, "size: must be %zu, the struct's own size",
                              sizeof(*what));
+    if (what->reserved)
+        return kva_error_set(KVMEM_E_INVALID, "reserved: %u is outside 0..0", what->reserved);
     code = named("own", kva_check_attention(&what->own));
     if (!code)
         code = check_same(&what->prefix, &what->own);
@@ -161,13 +163,35 @@ int kva_cascade_info(const struct kva_cascade *what, struct kva_info *out)
     return make(what, &c, out);
 }
 
+static uint64_t run_bytes(const struct kva_attention *what, uint64_t info_bytes, const char *at,
+                          uint64_t bytes)
+{
+    const struct kva_kernel *kernel;
+
+    return kva_kernel_find(what, &kernel) ? info_bytes
+                                          : kva_run_bytes(kernel, what, info_bytes, at, bytes);
+}
+
+/* Again, by the plans in the workspace: those of the CPU may have been made where there are more or
+ * fewer threads than info counts here. */
+static void lay_out_planned(struct cascade *c, const char *workspace, uint64_t bytes)
+{
+    c->prefix_bytes = run_bytes(&c->prefix, c->prefix_bytes, workspace, bytes);
+    lay_out(c);
+    if (c->own_at < bytes)
+        c->own_bytes = run_bytes(&c->own, c->own_bytes, workspace + c->own_at, bytes - c->own_at);
+    lay_out(c);
+}
+
 static int begin(const struct kva_cascade *what, struct cascade *c, const void *workspace,
-                 uint64_t workspace_bytes)
+                 uint64_t workspace_bytes, uint32_t is_planned)
 {
     int code = make(what, c, NULL);
 
     if (code)
         return code;
+    if (is_planned && c->own.batch.seq_count && c->own.batch.q_total)
+        lay_out_planned(c, workspace, workspace_bytes);
     if (c->bytes > workspace_bytes)
         return kva_error_set(KVMEM_E_INVALID,
                              "workspace_bytes: %llu are less than the %llu needed "
@@ -183,7 +207,7 @@ int kva_cascade_plan(const struct kva_cascade *what, void *workspace, uint64_t w
 {
     char *at = workspace;
     struct cascade c;
-    int code = begin(what, &c, workspace, workspace_bytes);
+    int code = begin(what, &c, workspace, workspace_bytes, 0);
 
     if (code || !c.own.batch.seq_count || !c.own.batch.q_total)
         return code;
@@ -219,12 +243,13 @@ int kva_cascade_run(const struct kva_cascade *what, uint32_t layer, const void *
     char *at = workspace;
     struct cascade c;
     float *part_lse;
-    int code = begin(what, &c, workspace, workspace_bytes);
+    int code = begin(what, &c, workspace, workspace_bytes, 1);
 
     if (code || !c.own.batch.seq_count || !c.own.batch.q_total)
         return code;
-    if (!q || !out)
-        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL", q ? "out" : "q");
+    code = kva_check_rows(&what->own, q, out, lse);
+    if (code)
+        return code;
     part_lse = (float *)(void *)(at + c.lse_at);
     code = named("prefix", kva_attention_run(&c.prefix, layer, q, at + c.parts_at, part_lse, at,
                                              c.prefix_bytes, stream));

@@ -129,28 +129,48 @@ static int check_batch(const struct kva_batch *b, uint32_t block_tokens)
     return 0;
 }
 
-/* Arrays of a type lie at multiples of its size; NULL is none. */
-static int check_aligned(const struct kva_attention *a)
-{
-    uint32_t element = bytes_of(a->cache.dtype);
-    uint32_t scale = element == 1 ? bytes_of(a->cache.scale_dtype) : 1;
-    const struct {
-        const char *field;
-        const void *array;
-        uint32_t multiple;
-    } arrays[] = {
-        {"cache.k", a->cache.k, element},           {"cache.v", a->cache.v, element},
-        {"cache.k_scale", a->cache.k_scale, scale}, {"cache.v_scale", a->cache.v_scale, scale},
-        {"batch.tables", a->batch.tables, 4},       {"batch.kv_lengths", a->batch.kv_lengths, 4},
-        {"batch.q_offsets", a->batch.q_offsets, 4}, {"sinks", a->sinks, 4},
-        {"alibi_slopes", a->alibi_slopes, 4},       {"tree_mask", a->tree_mask, 8},
-    };
+struct array {
+    const char *field;
+    const void *array;
+    uint32_t multiple;
+};
 
-    for (uint32_t i = 0; i < sizeof(arrays) / sizeof(*arrays); i++)
+/* Arrays of a type lie at multiples of its size; NULL is none. */
+static int check_arrays(const struct array *arrays, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
         if ((uintptr_t)arrays[i].array % arrays[i].multiple)
             return kva_error_set(KVMEM_E_INVALID, "%s: %p is no multiple of %u bytes",
                                  arrays[i].field, arrays[i].array, arrays[i].multiple);
     return 0;
+}
+
+#define CHECK_ARRAYS(arrays) check_arrays(arrays, sizeof(arrays) / sizeof(*(arrays)))
+
+static int check_cache_arrays(const struct kva_cache *c)
+{
+    uint32_t element = bytes_of(c->dtype);
+    uint32_t scale = element == 1 ? bytes_of(c->scale_dtype) : 1;
+    const struct array arrays[] = {
+        {"cache.k", c->k, element},
+        {"cache.v", c->v, element},
+        {"cache.k_scale", c->k_scale, scale},
+        {"cache.v_scale", c->v_scale, scale},
+    };
+
+    return CHECK_ARRAYS(arrays);
+}
+
+static int check_aligned(const struct kva_attention *a)
+{
+    const struct array arrays[] = {
+        {"batch.tables", a->batch.tables, 4},       {"batch.kv_lengths", a->batch.kv_lengths, 4},
+        {"batch.q_offsets", a->batch.q_offsets, 4}, {"sinks", a->sinks, 4},
+        {"alibi_slopes", a->alibi_slopes, 4},       {"tree_mask", a->tree_mask, 8},
+    };
+    int code = check_cache_arrays(&a->cache);
+
+    return code ? code : CHECK_ARRAYS(arrays);
 }
 
 static int check_device(uint32_t device)
@@ -246,6 +266,42 @@ static int check_write_ranges(const struct kva_write *w)
     return check_ranges(ranges, sizeof(ranges) / sizeof(*ranges));
 }
 
+/* Computed scales need a place each; none of their strides may share one. */
+static int check_computed_scales(const struct kva_cache *c)
+{
+    const struct {
+        const char *field;
+        uint64_t stride;
+        uint32_t count;
+    } strides[] = {
+        {"cache.scale_block_stride", c->scale_block_stride, c->block_count},
+        {"cache.scale_layer_stride", c->scale_layer_stride, c->layer_count},
+        {"cache.scale_head_stride", c->scale_head_stride, c->kv_head_count},
+    };
+
+    if (bytes_of(c->dtype) != 1 || !c->scale_token_stride)
+        return 0;
+    for (uint32_t i = 0; i < sizeof(strides) / sizeof(*strides); i++)
+        if (!strides[i].stride && strides[i].count > 1)
+            return kva_error_set(KVMEM_E_INVALID,
+                                 "%s: is 0, though scales are one a token (cache."
+                                 "scale_token_stride %" PRIu64 ") and %u would share them",
+                                 strides[i].field, c->scale_token_stride, strides[i].count);
+    return 0;
+}
+
+static int check_write_arrays(const struct kva_write *w)
+{
+    const struct array arrays[] = {
+        {"slots", w->slots, 8},
+        {"rotary_cos_sin", w->rotary_cos_sin, 4},
+        {"positions", w->positions, 4},
+    };
+    int code = check_cache_arrays(&w->cache);
+
+    return code ? code : CHECK_ARRAYS(arrays);
+}
+
 int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
 {
     int code;
@@ -256,6 +312,10 @@ int kva_check_write(const struct kva_write *w, uint32_t layer, uint32_t layers)
     code = check_write_ranges(w);
     if (!code)
         code = check_cache(&w->cache, w->device);
+    if (!code)
+        code = check_computed_scales(&w->cache);
+    if (!code)
+        code = check_write_arrays(w);
     if (code)
         return code;
     if ((uint64_t)layer + layers > w->cache.layer_count)
@@ -297,4 +357,42 @@ int kva_check_merge(const struct kva_merge *m)
         return kva_error_set(KVMEM_E_NOT_SUPPORTED, "head_dim: %u is no multiple of 8 on a GPU",
                              m->head_dim);
     return 0;
+}
+
+int kva_check_rows(const struct kva_attention *a, const void *q, const void *out, const float *lse)
+{
+    const struct array arrays[] = {
+        {"q", q, bytes_of(a->dtype)},
+        {"out", out, bytes_of(a->dtype)},
+        {"lse", lse, 4},
+    };
+
+    if (!q || !out)
+        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL", q ? "out" : "q");
+    return CHECK_ARRAYS(arrays);
+}
+
+int kva_check_sources(const struct kva_write *w, const void *k, const void *v)
+{
+    const struct array arrays[] = {{"k", k, bytes_of(w->dtype)}, {"v", v, bytes_of(w->dtype)}};
+
+    return k ? CHECK_ARRAYS(arrays) : kva_error_set(KVMEM_E_INVALID, "k: is NULL");
+}
+
+int kva_check_parts(const struct kva_merge *m, const void *parts, const float *part_lse,
+                    const void *out, const float *lse)
+{
+    const struct array arrays[] = {
+        {"parts", parts, bytes_of(m->part_dtype)},
+        {"part_lse", part_lse, 4},
+        {"out", out, bytes_of(m->dtype)},
+        {"lse", lse, 4},
+    };
+
+    if (!parts || !part_lse || !out)
+        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL",
+                             !parts      ? "parts"
+                             : !part_lse ? "part_lse"
+                                         : "out");
+    return CHECK_ARRAYS(arrays);
 }

@@ -31,7 +31,12 @@ struct kva_kernel {
     int (*plan)(const struct kva_attention *what, void *workspace, void *stream);
     int (*run)(const struct kva_attention *what, uint32_t layer, const void *q, void *out,
                float *lse, void *workspace, void *stream);
+    /* Bytes that the plan in a workspace of KVA_PLAN_HEAD_BYTES or more takes, where info need not
+     * say the same at plan and at run. NULL: what info says. */
+    uint64_t (*planned_bytes)(const struct kva_attention *what, const void *workspace);
 };
+
+#define KVA_PLAN_HEAD_BYTES 64u
 
 /* Best first, ended by NULL. The CUDA list is empty where nvcc was not there. */
 extern const struct kva_kernel *const kva_cpu_kernels[];
@@ -45,6 +50,10 @@ extern _Thread_local const char *kva_only_kernel;
 /* The first that accepts; else the refusal of the last one. */
 int kva_kernel_find(const struct kva_attention *what, const struct kva_kernel **out);
 
+/* Workspace that a run needs: what the plan in it takes, or what info says (`info_bytes`). */
+uint64_t kva_run_bytes(const struct kva_kernel *kernel, const struct kva_attention *what,
+                       uint64_t info_bytes, const void *workspace, uint64_t bytes);
+
 /* ---- checks (check.c): 0 or a code, see kva_error ---- */
 
 int kva_check_attention(const struct kva_attention *what);
@@ -52,6 +61,12 @@ int kva_check_attention(const struct kva_attention *what);
 int kva_check_contents(const struct kva_attention *what);
 int kva_check_write(const struct kva_write *what, uint32_t layer, uint32_t layers);
 int kva_check_merge(const struct kva_merge *what);
+/* The arrays given to a run, after its description. */
+int kva_check_rows(const struct kva_attention *what, const void *q, const void *out,
+                   const float *lse);
+int kva_check_sources(const struct kva_write *what, const void *k, const void *v);
+int kva_check_parts(const struct kva_merge *what, const void *parts, const float *part_lse,
+                    const void *out, const float *lse);
 
 /* ---- the other operations, by device; arguments are checked ---- */
 

@@ -2,9 +2,11 @@
  *
  * Attention with all scores in memory: what is accepted, and how large the scores are.
  *
- *   scores (q_head_count, q_total, score_stride) float, score_stride = kv_max up to a multiple of
- * 64
+ *   scores (q_head_count, q_total, score_stride) float
+ *
+ * score_stride is kv_max, up to a multiple of 64.
  */
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "internal.h"
@@ -19,10 +21,31 @@ static int unsupported(const char *field)
                          field);
 }
 
-static int check(const struct kva_attention *what)
+static uint64_t stride_of(const struct kva_attention *what)
+{
+    return ((uint64_t)what->batch.kv_max + STRIDE_UNIT - 1) / STRIDE_UNIT * STRIDE_UNIT;
+}
+
+/* Bytes of all scores: of a row of heads at most 2^46. */
+static int count_bytes(const struct kva_attention *what, uint64_t *bytes)
+{
+    uint64_t row = sizeof(float) * what->q_head_count * stride_of(what);
+
+    if (__builtin_mul_overflow(row, what->batch.q_total, bytes))
+        return kva_error_set(KVMEM_E_INVALID,
+                             "batch.q_total: %u rows of %" PRIu64 " bytes of scores are more than "
+                             "2^64 (remedy: kva_attention_run)",
+                             what->batch.q_total, row);
+    return 0;
+}
+
+/* Everything but the arrays given to run; *bytes is the workspace's size. */
+static int check(const struct kva_attention *what, uint64_t *bytes)
 {
     int code = kva_check_attention(what);
 
+    if (!code)
+        code = count_bytes(what, bytes);
     if (code)
         return code;
     if (what->window_tokens)
@@ -36,47 +59,31 @@ static int check(const struct kva_attention *what)
     return what->device == KVA_DEVICE_CUDA ? kva_standard_cuda_accepts(what) : 0;
 }
 
-static uint64_t stride_of(const struct kva_attention *what)
-{
-    return ((uint64_t)what->batch.kv_max + STRIDE_UNIT - 1) / STRIDE_UNIT * STRIDE_UNIT;
-}
-
-static uint64_t bytes_of(const struct kva_attention *what)
-{
-    return sizeof(float) * what->q_head_count * what->batch.q_total * stride_of(what);
-}
-
 int kva_standard_info(const struct kva_attention *what, struct kva_info *out)
 {
+    uint64_t bytes;
     int code;
 
     if (!out || out->size != sizeof(*out))
         return kva_error_set(KVMEM_E_INVALID, "out.size: must be %zu, the struct's own size",
                              sizeof(*out));
-    code = check(what);
+    code = check(what, &bytes);
     if (code)
         return code;
-    *out = (struct kva_info){.size = sizeof(*out), .workspace_bytes = bytes_of(what)};
+    *out = (struct kva_info){.size = sizeof(*out), .workspace_bytes = bytes};
     snprintf(out->kernel, sizeof(out->kernel), "%s standard",
              what->device == KVA_DEVICE_CUDA ? "cuda" : "cpu");
     return 0;
 }
 
-static int check_pointers(const struct kva_attention *what, uint32_t layer, const void *q,
-                          const void *out, const void *workspace, uint64_t workspace_bytes)
+static int check_workspace(uint64_t bytes, const void *workspace, uint64_t workspace_bytes)
 {
-    if (layer >= what->cache.layer_count)
-        return kva_error_set(KVMEM_E_INVALID, "layer: %u is outside 0..%u", layer,
-                             what->cache.layer_count - 1);
-    if (!q || !out)
-        return kva_error_set(KVMEM_E_INVALID, "%s: is NULL", q ? "out" : "q");
-    if (workspace_bytes < bytes_of(what))
+    if (workspace_bytes < bytes)
         return kva_error_set(KVMEM_E_INVALID,
                              "workspace_bytes: %llu are less than the %llu of all scores "
                              "(kva_standard_info)",
-                             (unsigned long long)workspace_bytes,
-                             (unsigned long long)bytes_of(what));
-    if (bytes_of(what) && (!workspace || (uintptr_t)workspace % 256))
+                             (unsigned long long)workspace_bytes, (unsigned long long)bytes);
+    if (bytes && (!workspace || (uintptr_t)workspace % 256))
         return kva_error_set(KVMEM_E_INVALID, "workspace: %p is no multiple of 256", workspace);
     return 0;
 }
@@ -86,11 +93,17 @@ int kva_standard_run(const struct kva_attention *what, uint32_t layer, const voi
 {
     struct kva_standard_job job = {
         .what = what, .layer = layer, .q = q, .out = out, .scores = workspace};
-    int code = check(what);
+    uint64_t bytes;
+    int code = check(what, &bytes);
 
     if (code || !what->batch.seq_count || !what->batch.q_total)
         return code;
-    code = check_pointers(what, layer, q, out, workspace, workspace_bytes);
+    if (layer >= what->cache.layer_count)
+        return kva_error_set(KVMEM_E_INVALID, "layer: %u is outside 0..%u", layer,
+                             what->cache.layer_count - 1);
+    code = kva_check_rows(what, q, out, NULL);
+    if (!code)
+        code = check_workspace(bytes, workspace, workspace_bytes);
     if (code)
         return code;
     job.score_stride = stride_of(what);

@@ -5,6 +5,9 @@
  * shared counter until none is left.
  *
  *   workspace: struct plan | tasks | partial results | memory of each worker
+ *
+ * Sizes follow from the number of workers, which OpenMP may answer otherwise to each thread that
+ * asks: the plan keeps the number that it was made for, and runs use that one.
  */
 #include <stdatomic.h>
 #include <string.h>
@@ -15,6 +18,7 @@
 
 #define PLAN_MAGIC          0x6b766166u
 #define TASKS_PER_WORKER    8u
+#define ROW_LIMIT           (1u << 31) /* of a sequence: rows are counted in 32 bits */
 #define LEAST_CHUNK_TOKENS  256u
 #define FIXED_CHUNK_TOKENS  2048u /* batch-invariant mode, and only ... */
 #define FIXED_CHUNK_Q_LIMIT 16u   /* ... for sequences with up to so many query tokens */
@@ -22,12 +26,15 @@
 struct plan {
     uint32_t magic;
     uint32_t seq_count;
+    uint32_t workers;
     uint32_t task_count;
     uint32_t partial_rows;
     uint32_t strip_rows;
     _Atomic uint32_t next_task;
     _Atomic uint32_t next_merge;
 };
+
+_Static_assert(sizeof(struct plan) <= KVA_PLAN_HEAD_BYTES, "planned_bytes reads no more");
 
 /* Offsets into the workspace, in bytes, and how much room there is. */
 struct layout {
@@ -104,9 +111,8 @@ static uint64_t partial_limit(const struct kva_attention *what, uint32_t workers
     return chunks > 1 ? chunks * q_tokens * what->q_head_count : 0;
 }
 
-static struct layout layout_of(const struct kva_attention *what)
+static struct layout layout_of(const struct kva_attention *what, uint32_t workers)
 {
-    uint32_t workers = kva_thread_count(&KVA_THREADS_OF(what));
     uint64_t row_bytes = (kva_padded(what->cache.head_dim_v) + 2) * sizeof(float);
     struct layout l = {.workers = workers, .partial_limit = partial_limit(what, workers)};
 
@@ -119,9 +125,14 @@ static struct layout layout_of(const struct kva_attention *what)
     return l;
 }
 
+static struct layout layout_now(const struct kva_attention *what)
+{
+    return layout_of(what, kva_thread_count(&KVA_THREADS_OF(what)));
+}
+
 static int info(const struct kva_attention *what, struct kva_info *out)
 {
-    struct layout l = layout_of(what);
+    struct layout l = layout_now(what);
 
     if (l.task_limit > UINT32_MAX || l.partial_limit > UINT32_MAX)
         return kva_error_set(
@@ -246,7 +257,7 @@ static uint32_t choose_heads(struct planner *p)
 
 static int plan(const struct kva_attention *what, void *workspace, void *stream)
 {
-    struct layout l = layout_of(what);
+    struct layout l = layout_now(what);
     struct plan *plan = workspace;
     struct planner p = {.what = what,
                         .plan = plan,
@@ -262,17 +273,32 @@ static int plan(const struct kva_attention *what, void *workspace, void *stream)
     }
     plan->strip_rows = kva_strip_rows(what);
     plan->seq_count = what->batch.seq_count;
+    plan->workers = l.workers;
     plan->magic = PLAN_MAGIC;
     return 0;
 }
 
 /* ---- run ---- */
 
+/* As the plan has it; where there is none, check_plan says so. */
+static struct layout layout_planned(const struct kva_attention *what, const void *workspace)
+{
+    const struct plan *plan = workspace;
+
+    return layout_of(what, plan->magic == PLAN_MAGIC ? plan->workers : 0);
+}
+
+static uint64_t planned_bytes(const struct kva_attention *what, const void *workspace)
+{
+    return layout_planned(what, workspace).bytes;
+}
+
 struct work {
     struct kva_flash_run run;
     const struct kva_flash_code *code;
     struct plan *plan;
     const struct kva_flash_task *tasks;
+    uint64_t task_limit;
     float *memory;
     uint64_t memory_floats;
 };
@@ -303,7 +329,7 @@ static int check_plan(const struct kva_attention *what, const struct work *work)
 {
     const struct plan *plan = work->plan;
     int is_good = plan->magic == PLAN_MAGIC && plan->seq_count == what->batch.seq_count &&
-                  plan->strip_rows == kva_strip_rows(what);
+                  plan->strip_rows == kva_strip_rows(what) && plan->task_count <= work->task_limit;
 
     for (uint32_t i = 0; is_good && i < plan->task_count; i++) {
         const struct kva_flash_task *task = work->tasks + i;
@@ -324,7 +350,7 @@ static int run(const struct kva_flash_code *code, const struct kva_attention *wh
                const void *q, void *out, float *lse, void *workspace)
 {
     static const float zeros[KVA_DIM_LIMIT];
-    struct layout l = layout_of(what);
+    struct layout l = layout_planned(what, workspace);
     char *base = workspace;
     struct kva_threads threads = KVA_THREADS_OF(what);
     struct work work = {
@@ -332,6 +358,7 @@ static int run(const struct kva_flash_code *code, const struct kva_attention *wh
         .code = code,
         .plan = workspace,
         .tasks = (const void *)(base + l.tasks),
+        .task_limit = l.task_limit,
         .memory = (float *)(base + l.memory),
         .memory_floats = l.memory_floats,
     };
@@ -359,6 +386,11 @@ static int accepts(const struct kva_flash_code *code, const char *name,
         return kva_error_set(KVMEM_E_NOT_SUPPORTED,
                              "cache.head_dim_k, head_dim_v: %u and %u, %s has at most %u",
                              what->cache.head_dim_k, what->cache.head_dim_v, name, KVA_DIM_LIMIT);
+    if ((uint64_t)what->batch.q_max * group_of(what) > ROW_LIMIT)
+        return kva_error_set(KVMEM_E_NOT_SUPPORTED,
+                             "batch.q_max: %u times %u heads of a K/V head are more than %u rows "
+                             "of a sequence",
+                             what->batch.q_max, group_of(what), ROW_LIMIT);
     return 0;
 }
 
@@ -408,8 +440,12 @@ static int run_avx2(const struct kva_attention *what, uint32_t layer, const void
     return run(&kva_flash_avx2, what, layer, q, out, lse, workspace);
 }
 
-const struct kva_kernel kva_cpu_avx512_bf16 = {"cpu avx512_bf16", accepts_bf16, info, plan,
-                                               run_bf16};
-const struct kva_kernel kva_cpu_avx512 = {"cpu avx512_fp32", accepts_avx512, info, plan,
-                                          run_avx512};
-const struct kva_kernel kva_cpu_avx2 = {"cpu avx2", accepts_avx2, info, plan, run_avx2};
+const struct kva_kernel kva_cpu_avx512_bf16 = {
+    "cpu avx512_bf16", accepts_bf16, info, plan, run_bf16, planned_bytes,
+};
+const struct kva_kernel kva_cpu_avx512 = {
+    "cpu avx512_fp32", accepts_avx512, info, plan, run_avx512, planned_bytes,
+};
+const struct kva_kernel kva_cpu_avx2 = {
+    "cpu avx2", accepts_avx2, info, plan, run_avx2, planned_bytes,
+};

@@ -504,7 +504,8 @@ KVA_INLINE void store_row(uint32_t dtype, void *out, uint64_t place, const float
     }
 }
 
-/* Sums of a row become its result; the sink joins the total. */
+/* Sums of a row become its result; the sink joins the total. A total of 0 says that nothing is
+ * seen; the maximum does not, which passes over scores that are no numbers. */
 static KVA_TARGET void finish_row(const struct strip *s, uint32_t i)
 {
     const struct kva_attention *what = s->run->what;
@@ -512,7 +513,7 @@ static KVA_TARGET void finish_row(const struct strip *s, uint32_t i)
     uint64_t lse = place_of(s, i, what->q_head_count, 1);
     float *sums = s->sums + (uint64_t)i * s->v_stride;
 
-    if (what->sinks && most != -INFINITY) {
+    if (what->sinks && total != 0) {
         float sink = what->sinks[lse % what->q_head_count] * LOG2_E;
         float base = sink > most ? sink : most;
 
@@ -525,7 +526,7 @@ static KVA_TARGET void finish_row(const struct strip *s, uint32_t i)
               place_of(s, i, what->out_token_stride, what->out_head_stride), sums, total,
               what->cache.head_dim_v);
     if (s->run->lse)
-        s->run->lse[lse] = most == -INFINITY ? -INFINITY : (most + log2f(total)) * LN_2;
+        s->run->lse[lse] = total == 0 ? -INFINITY : (most + log2f(total)) * LN_2;
 }
 
 /* A partial result: of each head (rows, padded dv) sums, maxima, totals; heads one after the other.
@@ -665,7 +666,7 @@ static KVA_TARGET void merge_row(const struct strip *s, uint32_t i, const float 
     float base = most > s->most[i] || most != most ? most : s->most[i];
     float mine, theirs;
 
-    if (most == -INFINITY)
+    if (total == 0)
         return;
     mine = exp2f(s->most[i] - base);
     theirs = exp2f(most - base);

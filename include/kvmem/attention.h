@@ -4,8 +4,9 @@
  * else of kvmem: bases, strides and tables may be anybody's.
  *
  *   out[r, h] = Σ_t softmax_t(score(r, h, t)) V[t, g],      g = h ÷ (q_head_count ÷ kv_head_count)
- *   score = cap(softmax_scale · q[r, h] · K[t, g]) + slope[h] · (t − position of r), where t is
- * seen
+ *   score = cap(softmax_scale · q[r, h] · K[t, g]) + slope[h] · (t − position of r)
+ *
+ * over the tokens t that row r sees.
  *
  * One description says it all: prefill, chunked prefill, decode and speculation differ in the rows
  * a sequence brings; MHA, GQA and MQA in the head counts; latent attention (MLA, DeepSeek-V2
@@ -51,12 +52,13 @@ enum kva_device {
  * Scale of it: k_scale + b × scale_block_stride + l × scale_layer_stride + g × scale_head_stride
  *   + t × scale_token_stride; a stride of 0 shares it: one a tensor has all but the layer's at 0,
  * one a head (KVMEM_SCALE_HEAD) has 0 for tokens. value = stored × scale.
- * On a GPU k and v and all strides in bytes are multiples of 16 bytes. */
+ * On a GPU k and v and all strides in bytes are multiples of 16 bytes.
+ * Any block_tokens will do; a GPU's fastest kernels want a power of two from 8 on (16 for latent
+ * attention) or a multiple of 64, and info says which kernel it is. */
 struct kva_cache {
-    uint32_t dtype; /* of K and V: enum kvmem_dtype */
-    uint32_t
-        block_tokens;     /* 1 .. 4,096; on a GPU a power of two from 8 on, or any multiple of 64 */
-    uint32_t block_count; /* indices in tables are below this; greater ones are never followed */
+    uint32_t dtype;        /* of K and V: enum kvmem_dtype */
+    uint32_t block_tokens; /* 1 .. 4,096 */
+    uint32_t block_count;  /* indices in tables are below this; greater ones are never followed */
     uint32_t layer_count;
     uint32_t kv_head_count;
     uint32_t head_dim_k;  /* 64, 80, 96, 128, 192, 256, 576; any on the CPU */
@@ -95,7 +97,11 @@ struct kva_batch {
 enum kva_flag {
     /* Row i of n sees tokens up to kv_length − n + i (aligned at the end). */
     KVA_CAUSAL = 1u << 0,
-    /* The result of a sequence does not depend on what else is in the batch, bit for bit. */
+    /* The result of a sequence does not depend on what else is in the batch, bit for bit, among
+     * batches described with the same maxima, q_max and kv_max: which kernel runs, and how long
+     * sequences are cut, may follow from those. seq_count, q_total and what others bring are free.
+     * So an engine keeps decode and prefill in batches of their own, each with fixed maxima, or
+     * gives the larger q_max always. */
     KVA_BATCH_INVARIANT = 1u << 1
 };
 
@@ -119,7 +125,8 @@ struct kva_attention {
     uint64_t out_head_stride;
     /* CPU: threads. parallel(context, n, work, argument) calls work(argument, i) for each i < n,
      * on whatever threads, and returns when all are done. NULL: OpenMP with `threads` threads (0 =
-     * as many as it likes), or the calling thread alone where built without. */
+     * as many as it likes), or the calling thread alone where built without. With 0, info and plan
+     * ask OpenMP, whose answer may differ by thread: call both on one; run may be on any. */
     void (*parallel)(void *context, uint32_t n, void (*work)(void *argument, uint32_t i),
                      void *argument);
     void *parallel_context;

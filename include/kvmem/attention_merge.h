@@ -38,12 +38,13 @@ KVMEM_API int kva_merge_run(const struct kva_merge *what, const void *parts, con
  * `prefix`: one sequence with all q_total rows (q_max = q_total, no q_offsets), without KVA_CAUSAL,
  * window, slopes, sinks or tree mask; its own strides of q and out do not matter. `own`: the batch,
  * whose tables and lengths leave the prefix out; positions, window, slopes and sinks are those of
- * its own tokens. Same device, heads, dims, dtype, scale and cap (else INVALID, naming the field).
+ * its own tokens. Same device, heads, dims,
+ * layer_count, dtype, scale, cap and q_total (else INVALID, naming the field).
  * plan and run as for kva_attention; the two results are rounded to dtype before they are merged.
  */
 struct kva_cascade {
-    uint32_t size; /* sizeof(struct kva_cascade) */
-    uint32_t reserved;
+    uint32_t size;     /* sizeof(struct kva_cascade) */
+    uint32_t reserved; /* 0 */
     struct kva_attention prefix;
     struct kva_attention own;
 };
@@ -58,9 +59,10 @@ KVMEM_API int kva_cascade_run(const struct kva_cascade *what, uint32_t layer, co
 /* The same attention with all scores in memory (Vaswani et al. 2017, section 3.2.1): the baseline
  * that the others are measured against. Nothing that a mask hides is skipped, but for what lies
  * behind the lengths. Memory: 4 bytes × q_head_count × q_total × (kv_max, up to a multiple of 64),
- * see info. Same arguments as kva_attention_*, no plan. Full or causal masks only, no sinks, slopes
- * or tree; on a GPU unquantised, cache and q of one type, dims and strides multiples of 8 (else
- * NOT_SUPPORTED). On a GPU a NaN in V reaches all rows of its sequence and head. */
+ * see info (INVALID from 2^64 on). Same arguments as kva_attention_*, no plan. Full or causal masks
+ * only, no sinks, slopes or tree; on a GPU unquantised, cache and q of one type, dims and strides
+ * multiples of 8 (else NOT_SUPPORTED). On a GPU a NaN in V reaches all rows of its sequence and
+ * head. */
 KVMEM_API int kva_standard_info(const struct kva_attention *what, struct kva_info *out);
 KVMEM_API int kva_standard_run(const struct kva_attention *what, uint32_t layer, const void *q,
                                void *out, void *workspace, uint64_t workspace_bytes, void *stream);

@@ -39,7 +39,8 @@ struct kva_write {
     const int32_t *positions;    /* (T), 0 .. rotary_limit − 1, else clamped */
     /* FP8_E4M3 and INT8: scales one a tensor or a head are read, as in the cache; one a token and
      * head (scale_token_stride ≠ 0) are computed, the largest magnitude ÷ 448 or ÷ 127, rounded to
-     * scale_dtype (at most its largest number), and stored. What is written is the value times
+     * scale_dtype (at most its largest number), and stored: then no other stride of scales is 0
+     * where there are several blocks, layers or heads (INVALID). What is written is the value times
      * 1 ÷ scale in float, to the nearest, ties to even; 0 for a scale below 2^−126. Values beyond
      * the range (448; −128 .. 127) are clamped; NaN stays NaN in e4m3 and becomes 0 in int8.
      * All devices write the same bytes, but for which NaN a NaN becomes. On a GPU head dims are

@@ -109,6 +109,7 @@ struct kvt_attention_case {
     bool has_padded_rows; /* q and out have strides larger than they must be */
     enum kvt_fill fill;
     enum kvt_taint taint; /* of one token that sequence 0 and K/V head 0 see */
+    uint32_t tainted;     /* which of the tokens, from 1 on; 0 = any */
     bool is_strict;       /* a taint reaches only rows that see the token */
     uint32_t row_step;    /* compare every so many rows; 0 = all */
     uint32_t threads;

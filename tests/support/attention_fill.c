@@ -159,7 +159,9 @@ static void taint(const struct kvt_attention_scene *s, uint64_t *seed)
     const struct kva_cache *c = &s->host.cache;
     uint32_t is_v = s->c.taint == KVT_TAINT_V_NAN || s->c.taint == KVT_TAINT_V_INF;
     double value = s->c.taint == KVT_TAINT_K_NAN || s->c.taint == KVT_TAINT_V_NAN ? NAN : INFINITY;
-    uint32_t t = (uint32_t)(kvt_random(seed) % (uint32_t)s->host.batch.kv_lengths[0]);
+    uint32_t t = s->c.tainted
+                     ? s->c.tainted - 1
+                     : (uint32_t)(kvt_random(seed) % (uint32_t)s->host.batch.kv_lengths[0]);
     uint64_t at = (uint64_t)s->host.batch.tables[t / c->block_tokens] * c->block_stride +
                   (c->layer_count - 1) * c->layer_stride +
                   t % c->block_tokens * (is_v ? c->v_token_stride : c->k_token_stride);

@@ -301,7 +301,7 @@ static bool layouts(uint32_t i, struct kvt_attention_case *c)
 
 static bool taints(uint32_t i, struct kvt_attention_case *c)
 {
-    static const struct pair pairs[] = {{1, 100}, {4, 40}, {80, 90}};
+    static const struct pair pairs[] = {{1, 100}, {4, 40}, {80, 90}, {1, 1}};
 
     c->taint = 1 + digit(&i, KVT_TAINT_END - 1);
     pick_batch(c, PICK(&i, pairs), 4);

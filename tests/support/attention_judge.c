@@ -88,6 +88,28 @@ static enum kvt_verdict judge_lse(struct kvt_attention_scene *s, uint64_t row, u
     return wrong(s, "lse", row, head, 0, values);
 }
 
+/* What must come of a token that is no number, in a row and head that see it: nothing finite. A V
+ * may be lost where its weight is too small for fp32. */
+static enum kvt_verdict judge_tainted(struct kvt_attention_scene *s, uint64_t row, uint32_t head)
+{
+    uint64_t place = row * s->c.heads + head;
+    double lse = *kvt_attention_lse(s, row, head);
+    bool is_k = s->c.taint == KVT_TAINT_K_NAN || s->c.taint == KVT_TAINT_K_INF;
+
+    if (!is_k && (s->c.has_slopes || s->c.fill != KVT_FILL_RANDOM))
+        return KVT_RIGHT;
+    for (uint32_t d = 0; d < s->c.dim_v; d++) {
+        double values[3] = {kvt_attention_out(s, row, head, d), s->exact[place * s->c.dim_v + d],
+                            0};
+
+        if (!isfinite(values[1]) && isfinite(values[0]))
+            return wrong(s, "out", row, head, d, values);
+    }
+    if (isnan(s->exact_rows[place].lse) && !isnan(lse))
+        return wrong(s, "lse", row, head, 0, (double[]){lse, NAN, 0});
+    return KVT_RIGHT;
+}
+
 /* One row and head; false `is_known` when only NaN is looked for. */
 static enum kvt_verdict judge_row(struct kvt_attention_scene *s, uint64_t row, uint32_t head,
                                   bool is_known)
@@ -101,7 +123,7 @@ static enum kvt_verdict judge_row(struct kvt_attention_scene *s, uint64_t row, u
         double values[3] = {got, exact[d], bound};
 
         if (is_known && !isfinite(exact[d]))
-            return KVT_RIGHT; /* a taint that this row sees: whatever comes */
+            return judge_tainted(s, row, head);
         if (!(error <= bound))
             return wrong(s, "out", row, head, d, values);
         if (bound > 0)
@@ -110,7 +132,7 @@ static enum kvt_verdict judge_row(struct kvt_attention_scene *s, uint64_t row, u
     return is_known ? judge_lse(s, row, head) : KVT_RIGHT;
 }
 
-/* A taint may be anywhere in its sequence and K/V head, unless the case is strict. */
+/* A taint may reach anything in its sequence and K/V head, unless the case is strict. */
 static bool is_exempt(const struct kvt_attention_scene *s, uint32_t n, uint32_t head)
 {
     return s->c.taint && !s->c.is_strict && n == 0 && head < s->c.heads / s->c.kv_heads;
@@ -123,10 +145,17 @@ static enum kvt_verdict judge_seq(struct kvt_attention_scene *s, uint32_t n)
     uint32_t step = s->c.row_step ? s->c.row_step : 1;
 
     for (uint32_t row = first; row < end; row++)
-        for (uint32_t head = 0; head < s->c.heads; head++)
-            if (!is_exempt(s, n, head) &&
-                judge_row(s, row, head, (end - 1 - row) % step == 0) != KVT_RIGHT)
-                return KVT_WRONG;
+        for (uint32_t head = 0; head < s->c.heads; head++) {
+            bool is_known = (end - 1 - row) % step == 0;
+            enum kvt_verdict verdict = KVT_RIGHT;
+
+            if (!is_exempt(s, n, head))
+                verdict = judge_row(s, row, head, is_known);
+            else if (is_known)
+                verdict = judge_tainted(s, row, head);
+            if (verdict != KVT_RIGHT)
+                return verdict;
+        }
     return KVT_RIGHT;
 }
 

@@ -11,7 +11,7 @@
 
 /* A description with nothing wrong: two sequences, of 5 and 20 tokens. */
 struct good {
-    _Alignas(256) char workspace[1 << 20]; /* more than any kernel wants for this */
+    _Alignas(256) char workspace[1 << 20];           /* more than any kernel wants for this */
     _Alignas(16) uint16_t pool[4 * 2 * 2 * 16 * 64]; /* 4 blocks, layers 1, K and V, 2 heads */
     _Alignas(16) uint16_t q[3 * 4 * 64];
     _Alignas(16) uint16_t out[3 * 4 * 64];
@@ -243,6 +243,25 @@ Test(attention_check, misaligned_pointers)
     REFUSED(tree_mask, MOVED(g->tree, 4));
 }
 
+Test(attention_check, misaligned_arrays_of_a_run)
+{
+    struct good *g = good_new();
+    const struct {
+        const char *field;
+        uint32_t q, out, lse;
+    } moves[] = {{"q", 1, 0, 0}, {"out", 0, 1, 0}, {"lse", 0, 0, 2}};
+
+    cr_assert_eq(plan(g), 0, "%s", kva_error());
+    for (uint32_t i = 0; i < 3; i++) {
+        cr_assert_eq(kva_attention_run(&g->what, 0, MOVED(g->q, moves[i].q),
+                                       MOVED(g->out, moves[i].out), MOVED(g->lse, moves[i].lse),
+                                       g->workspace, sizeof(g->workspace), NULL),
+                     KVMEM_E_INVALID);
+        cr_assert(strncmp(kva_error(), moves[i].field, strlen(moves[i].field)) == 0, "%s",
+                  kva_error());
+    }
+}
+
 /* What only the CPU can see. */
 static void expect_bad_contents(struct good *g, const char *text)
 {
@@ -326,6 +345,21 @@ Test(attention_check, a_gpu_needs_multiples_of_16_bytes)
     g->what.cache.v = g->pool + 2049;
     cr_assert_eq(kva_attention_info(&g->what, &info), KVMEM_E_INVALID);
     cr_assert(strstr(kva_error(), "cache.v"), "%s", kva_error());
+}
+
+Test(attention_check, rows_that_32_bits_cannot_count_are_refused)
+{
+    static const char *const kernels[] = {"avx512_bf16", "avx512_fp32", "avx2", "portable"};
+    struct good *g = good_new();
+    struct kva_info info = {.size = sizeof(info)};
+
+    g->what.q_head_count = 512;
+    g->what.batch.q_max = g->what.batch.q_total = 1u << 24;
+    for (uint32_t i = 0; i < 4; i++) {
+        kva_only_kernel = kernels[i];
+        cr_assert_eq(kva_attention_info(&g->what, &info), KVMEM_E_NOT_SUPPORTED, "%s", kernels[i]);
+    }
+    kva_only_kernel = NULL;
 }
 
 Test(attention_check, a_kernel_that_is_not_there)

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "support/attention.h"
+#include "support/attention_scene.h"
 #include "support/random.h"
 
 #define CASES 200u
@@ -119,4 +119,110 @@ Test(attention_flash, avx512_fp32)
 Test(attention_flash, avx2)
 {
     run_cases("avx2");
+}
+
+/* ---- a NaN that is alone ---- */
+
+/* Of a chunk (2,048 tokens in the invariant mode), or of a sequence. */
+static void run_alone(const char *kernel, uint32_t length, uint32_t tainted, bool has_sinks)
+{
+    for (uint32_t dtype = KVMEM_DTYPE_BF16; dtype <= KVMEM_DTYPE_FP32; dtype += 2) {
+        struct kvt_attention_case c = {.seed = 1,
+                                       .seq_count = 1,
+                                       .row_count = 1,
+                                       .length = length,
+                                       .heads = 4,
+                                       .kv_heads = 2,
+                                       .dim_k = 64,
+                                       .dtype = dtype,
+                                       .flags = KVA_CAUSAL | KVA_BATCH_INVARIANT,
+                                       .has_sinks = has_sinks,
+                                       .taint = KVT_TAINT_K_NAN,
+                                       .tainted = tainted};
+        enum kvt_verdict verdict;
+        const char *text = kvt_attention_check(&c, &kvt_host_memory, kernel, &verdict);
+
+        cr_assert(verdict != KVT_WRONG, "%s: %s", kernel, text);
+    }
+}
+
+Test(attention_flash, a_nan_that_is_alone_is_not_lost)
+{
+    static const char *const kernels[] = {"avx512_bf16", "avx512_fp32", "avx2", "portable"};
+
+    for (uint32_t i = 0; i < 4; i++)
+        for (uint32_t has_sinks = 0; has_sinks < 2; has_sinks++) {
+            run_alone(kernels[i], 1, 1, has_sinks);
+            run_alone(kernels[i], 2049, 2049, has_sinks);
+            run_alone(kernels[i], 4097, 4097, has_sinks);
+            run_alone(kernels[i], 4097, 1, has_sinks);
+        }
+}
+
+/* ---- the threads of OpenMP ---- */
+
+#define GUARD 4096u
+
+extern void omp_set_num_threads(int count) __attribute__((weak));
+
+/* A plan made where OpenMP has `before` threads, run where it has `after`, in exactly what info
+ * asked for. */
+static void run_elsewhere(struct kvt_attention_scene *s, int before, int after)
+{
+    struct kva_info info = {.size = sizeof(info)};
+    float *lse = (float *)(void *)((char *)s->lse.device + KVT_ATTENTION_GUARD);
+    unsigned char *workspace;
+    uint64_t bytes;
+
+    memset(s->out.device, 0xff, s->out.bytes);
+    memset(s->lse.device, 0xff, s->lse.bytes);
+    omp_set_num_threads(before);
+    cr_assert_eq(kva_attention_info(&s->device, &info), 0, "%s", kva_error());
+    bytes = info.workspace_bytes;
+    workspace = s->memory->alloc(bytes + GUARD);
+    memset(workspace, 0xab, bytes + GUARD);
+    cr_assert_eq(kva_attention_plan(&s->device, workspace, bytes, NULL), 0);
+    omp_set_num_threads(after);
+    cr_assert_eq(kva_attention_run(&s->device, 1, s->q.device,
+                                   (char *)s->out.device + KVT_ATTENTION_GUARD, lse, workspace,
+                                   bytes, NULL),
+                 0, "%d, then %d: %s", before, after, kva_error());
+    for (uint32_t i = 0; i < GUARD; i++)
+        cr_assert_eq(workspace[bytes + i], 0xab, "%d, then %d", before, after);
+    cr_assert_eq(kva_attention_run(&s->device, 1, s->q.device, s->out.device, lse, workspace,
+                                   bytes - 1, NULL),
+                 KVMEM_E_INVALID);
+    s->memory->get(s->out.host, s->out.device, s->out.bytes);
+    s->memory->get(s->lse.host, s->lse.device, s->lse.bytes);
+    cr_assert_eq(kvt_attention_judge(s), KVT_RIGHT, "%d, then %d: %s", before, after, s->text);
+    s->memory->release(workspace);
+}
+
+Test(attention_flash, a_plan_runs_where_there_are_other_threads)
+{
+    static const char *const kernels[] = {"avx512_bf16", "avx512_fp32", "avx2"};
+    struct kvt_attention_case c = {.seed = 1,
+                                   .seq_count = 2,
+                                   .row_count = 3,
+                                   .length = 3000,
+                                   .heads = 4,
+                                   .kv_heads = 2,
+                                   .dim_k = 64};
+    struct kvt_attention_scene scene;
+    struct kva_info info = {.size = sizeof(info)};
+
+    if (!omp_set_num_threads)
+        cr_skip_test("built without OpenMP");
+    cr_assert(kvt_attention_begin(&scene, &c, &kvt_host_memory), "%s", scene.text);
+    scene.device.threads = 0;
+    for (uint32_t i = 0; i < 3; i++) {
+        kva_only_kernel = kernels[i];
+        if (kva_attention_info(&scene.device, &info) == KVMEM_E_NOT_SUPPORTED)
+            continue;
+        run_elsewhere(&scene, 1, 7);
+        run_elsewhere(&scene, 7, 1);
+        run_elsewhere(&scene, 3, 3);
+    }
+    kva_only_kernel = NULL;
+    kvt_attention_end(&scene);
 }

@@ -80,6 +80,16 @@ Test(attention_merge, bad_input_is_named)
     cr_assert_eq(kva_merge_run(&good, NULL, floats, floats, NULL, NULL), KVMEM_E_INVALID);
     cr_assert_eq(kva_merge_run(&good, floats, NULL, floats, NULL, NULL), KVMEM_E_INVALID);
     cr_assert_eq(kva_merge_run(&good, floats, floats, NULL, NULL, NULL), KVMEM_E_INVALID);
+    for (uint32_t i = 0; i < 4; i++) {
+        static const char *const fields[] = {"parts", "part_lse", "out", "lse"};
+        char *at[4] = {(char *)floats, (char *)floats, (char *)floats, (char *)floats};
+
+        at[i] += 2;
+        cr_assert_eq(kva_merge_run(&good, at[0], (float *)(void *)at[1], at[2],
+                                   (float *)(void *)at[3], NULL),
+                     KVMEM_E_INVALID);
+        cr_assert(strncmp(kva_error(), fields[i], strlen(fields[i])) == 0, "%s", kva_error());
+    }
     REFUSED(size, 1, KVMEM_E_INVALID);
     REFUSED(device, 0, KVMEM_E_INVALID);
     REFUSED(part_count, 0, KVMEM_E_INVALID);

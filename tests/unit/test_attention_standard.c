@@ -110,6 +110,12 @@ Test(attention_standard, what_it_refuses)
     cr_assert_eq(kva_standard_run(&what, 1, room, room, room + 1024, 8192, NULL), KVMEM_E_INVALID);
     begins("layer: ");
     cr_assert_eq(kva_standard_info(&what, NULL), KVMEM_E_INVALID);
+    cr_assert_eq(kva_standard_run(&what, 0, (char *)room + 2, room + 512, room + 1024, 8192, NULL),
+                 KVMEM_E_INVALID);
+    begins("q: ");
+    cr_assert_eq(kva_standard_run(&what, 0, room, (char *)room + 2, room + 1024, 8192, NULL),
+                 KVMEM_E_INVALID);
+    begins("out: ");
     STANDARD_REFUSES(size, 1, KVMEM_E_INVALID);
     STANDARD_REFUSES(q_head_count, 0, KVMEM_E_INVALID);
     STANDARD_REFUSES(sinks, room, KVMEM_E_NOT_SUPPORTED);
@@ -119,6 +125,13 @@ Test(attention_standard, what_it_refuses)
     what.window_tokens = 2;
     cr_assert_eq(kva_standard_info(&what, &info), KVMEM_E_NOT_SUPPORTED);
     begins("window_tokens");
+    what = good(); /* 2^2 · 2^12 · 2^24 · 2^32 bytes of scores */
+    what.q_head_count = 4096;
+    what.batch.q_max = what.batch.q_total = 1u << 24;
+    what.batch.kv_max = UINT32_MAX;
+    what.batch.table_stride = 1u << 31;
+    cr_assert_eq(kva_standard_info(&what, &info), KVMEM_E_INVALID);
+    begins("batch.q_total");
     what = good();
     table[0] = 1;
     cr_assert_eq(kva_standard_run(&what, 0, room, room + 512, room + 1024, 8192, NULL),
@@ -155,6 +168,7 @@ Test(attention_cascade, what_it_refuses)
     cr_assert_eq(kva_cascade_info(&what, &info), 0, "%s", kva_error());
     cr_assert(info.workspace_bytes <= sizeof(room) - 4096);
     CASCADE_REFUSES(size, 1);
+    CASCADE_REFUSES(reserved, 1);
     CASCADE_REFUSES(prefix.device, KVA_DEVICE_CUDA);
     CASCADE_REFUSES(prefix.q_head_count, 1);
     CASCADE_REFUSES(prefix.dtype, KVMEM_DTYPE_BF16);
@@ -187,6 +201,10 @@ Test(attention_cascade, what_it_refuses)
     cr_assert_eq(kva_cascade_run(&what, 0, NULL, room, NULL, room, info.workspace_bytes, NULL),
                  KVMEM_E_INVALID);
     begins("q: ");
+    cr_assert_eq(kva_cascade_run(&what, 0, room, room, (float *)(void *)((char *)room + 2), room,
+                                 info.workspace_bytes, NULL),
+                 KVMEM_E_INVALID);
+    begins("lse: ");
     cr_assert_eq(kva_cascade_run(&what, 1, room, room, NULL, room, info.workspace_bytes, NULL),
                  KVMEM_E_INVALID);
     begins("prefix.layer");

@@ -185,6 +185,50 @@ static void refused(const struct kva_write *what, const char *field)
         refused(&bad, #field);         \
     } while (0)
 
+/* The same address, so many bytes on. */
+#define MOVED(pointer, bytes) (void *)((uintptr_t)(pointer) + (bytes))
+
+/* A cache in fp8 with a computed scale for each token. */
+static struct kva_write good_computed(void)
+{
+    struct kva_write what = good();
+
+    what.cache.dtype = KVMEM_DTYPE_FP8_E4M3;
+    what.cache.scale_dtype = KVMEM_DTYPE_FP32;
+    what.cache.block_count = 2;
+    what.cache.kv_head_count = 2;
+    what.cache.k_head_stride = what.cache.v_head_stride = 64;
+    what.cache.block_stride = 128;
+    what.cache.k_scale = floats + 1024;
+    what.cache.v_scale = floats + 2048;
+    what.cache.scale_token_stride = 1;
+    what.cache.scale_head_stride = 4;
+    what.cache.scale_layer_stride = 8;
+    what.cache.scale_block_stride = 16;
+    return what;
+}
+
+Test(attention_write, computed_scales_need_a_place_each)
+{
+    struct kva_write what = good_computed();
+
+    cr_assert_eq(kva_write_run(&what, 0, 2, floats, 0, floats, 0, NULL), 0, "%s", kva_error());
+    what.cache.scale_head_stride = 0;
+    refused(&what, "cache.scale_head_stride");
+    what.cache.kv_head_count = 1;
+    cr_assert_eq(kva_write_run(&what, 0, 2, floats, 0, floats, 0, NULL), 0, "%s", kva_error());
+    what = good_computed();
+    what.cache.scale_layer_stride = 0;
+    refused(&what, "cache.scale_layer_stride");
+    what = good_computed();
+    what.cache.scale_block_stride = 0;
+    refused(&what, "cache.scale_block_stride");
+    what.cache.scale_token_stride = 0; /* those are read, and may be shared */
+    cr_assert_eq(kva_write_run(&what, 0, 2, floats, 0, floats, 0, NULL), 0, "%s", kva_error());
+    what.cache.k_scale = MOVED(floats, 2);
+    refused(&what, "cache.k_scale");
+}
+
 Test(attention_write, bad_input_is_named)
 {
     struct kva_write what = good();
@@ -200,6 +244,15 @@ Test(attention_write, bad_input_is_named)
     REFUSED(dtype, KVMEM_DTYPE_INT8);
     REFUSED(dtype, KVMEM_DTYPE_NONE);
     REFUSED(slots, NULL);
+    REFUSED(slots, MOVED(some_slots, 4));
+    REFUSED(positions, MOVED(some_positions, 2));
+    REFUSED(rotary_cos_sin, MOVED(floats, 1));
+    REFUSED(cache.k, MOVED(floats, 2));
+    REFUSED(cache.v, MOVED(floats, 2));
+    cr_assert_eq(kva_write_run(&what, 0, 2, MOVED(floats, 2), 0, floats, 0, NULL), KVMEM_E_INVALID);
+    cr_assert(strncmp(kva_error(), "k: ", 3) == 0, "%s", kva_error());
+    cr_assert_eq(kva_write_run(&what, 0, 2, floats, 0, MOVED(floats, 2), 0, NULL), KVMEM_E_INVALID);
+    cr_assert(strncmp(kva_error(), "v: ", 3) == 0, "%s", kva_error());
     REFUSED(rotary_dim, 7);
     REFUSED(rotary_dim, 10);
     REFUSED(rotary_interleaved, 2);
