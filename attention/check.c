@@ -221,6 +221,8 @@ static int check_masks(const struct kva_attention *a)
 static int check_rows(const struct kva_attention *a)
 {
     const struct range ranges[] = {
+        {"batch.q_max × query heads a K/V head",
+         (uint64_t)a->batch.q_max * (a->q_head_count / a->cache.kv_head_count), 0, INT32_MAX},
         {"q_token_stride", a->q_token_stride, 0, STRIDE_LIMIT},
         {"q_head_stride", a->q_head_stride, 0, STRIDE_LIMIT},
         {"out_token_stride", a->out_token_stride, 0, STRIDE_LIMIT},

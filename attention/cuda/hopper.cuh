@@ -71,8 +71,8 @@ static __device__ __forceinline__ bool hopper_try_wait(uint32_t barrier, uint32_
     return done;
 }
 
-/* Until the phase of `parity` is complete. Laboratories set HOPPER_WATCHDOG, so that a mistake
- * costs them a trap and not a card that hangs. */
+/* Until the phase of `parity` is complete. While a kernel is being written, NVCCFLAGS with
+ * -DHOPPER_WATCHDOG make a mistake cost a trap and not a card that hangs. */
 static __device__ __forceinline__ void hopper_wait(uint32_t barrier, uint32_t parity)
 {
 #ifdef HOPPER_WATCHDOG

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Quantised K and V in Hopper's decode: from 8 bits in shared
- * memory to f16 in the registers of the A operand. e4m3 and int8 are exact in f16; scales go into
- * scores and P.
+ * Quantised K and V in Hopper's decode: from 8 bits in shared memory to f16 in the registers of the
+ * A operand. e4m3 and int8 are exact in f16; scales go into scores and P.
  *
  * The order of what is summed over may be any, as long as both operands have it:
  *   K   lane l of four has elements 32 (l mod 4) ..+ 31 of its tokens, two loads of 16 bytes each;

@@ -77,9 +77,8 @@ static int accepts(const struct kva_attention *what)
 
 static const void *kernel_of(const struct kva_attention *what)
 {
-    return what->dtype == KVMEM_DTYPE_BF16
-               ? (const void *)hopper_prefill_kernel<__nv_bfloat16, true>
-               : (const void *)hopper_prefill_kernel<__half, true>;
+    return what->dtype == KVMEM_DTYPE_BF16 ? (const void *)hopper_prefill_kernel<__nv_bfloat16>
+                                           : (const void *)hopper_prefill_kernel<__half>;
 }
 
 static int info(const struct kva_attention *what, struct kva_info *out)

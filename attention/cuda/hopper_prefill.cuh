@@ -154,7 +154,7 @@ static __device__ __forceinline__ void hopper_prepare(const struct kva_portable 
 
 /* ---- warpgroups 0 and 1 ---- */
 
-template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
+template <typename Element> struct hopper_prefill_math_group {
     using Tile = kva_warp_tile<Element, 128, 128, 1, 16>;
 
     const struct kva_portable &a;
@@ -215,14 +215,12 @@ template <typename Element, bool TAKES_TURNS> struct hopper_prefill_math_group {
     /* Warpgroups take turns with their products. */
     __device__ __forceinline__ void wait_turn()
     {
-        if constexpr (TAKES_TURNS)
-            hopper_sync(1 + threadIdx.x / 128, 256);
+        hopper_sync(1 + threadIdx.x / 128, 256);
     }
 
     __device__ __forceinline__ void give_turn(uint32_t to)
     {
-        if constexpr (TAKES_TURNS)
-            asm volatile("bar.arrive %0, %1;" ::"r"(1 + to), "r"(256) : "memory");
+        asm volatile("bar.arrive %0, %1;" ::"r"(1 + to), "r"(256) : "memory");
     }
 
     __device__ __forceinline__ void begin_scores(uint32_t j)
@@ -459,7 +457,7 @@ static __device__ __forceinline__ void hopper_prefill_begin(const struct hopper_
 
 #endif /* HOPPER_HAVE_SM90A */
 
-template <typename Element, bool TAKES_TURNS>
+template <typename Element>
 static __global__ void __launch_bounds__(hopper_prefill_threads, 1)
     hopper_prefill_kernel(const __grid_constant__ struct hopper_prefill p)
 {
@@ -470,7 +468,7 @@ static __global__ void __launch_bounds__(hopper_prefill_threads, 1)
 
     hopper_prefill_begin(p, shared);
     if (threadIdx.x < hopper_prefill_math) {
-        struct hopper_prefill_math_group<Element, TAKES_TURNS> group(p.a, shared);
+        struct hopper_prefill_math_group<Element> group(p.a, shared);
 
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         group.run();

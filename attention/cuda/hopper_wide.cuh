@@ -27,8 +27,10 @@ static __device__ __forceinline__ uint32_t hopper_wide_at(uint32_t row, uint32_t
 }
 
 /* The tile at `address` as an operand with elements 16 × step .. of its rows:
- * hopper_wide_rows(tile)
- * + hopper_wide_row_step(step), where the sum is all that there is to do between products. */
+ *
+ *   hopper_wide_rows(tile) + hopper_wide_row_step(step)
+ *
+ * where the sum is all that there is to do between products. */
 static __device__ __forceinline__ uint64_t hopper_wide_rows(uint32_t address)
 {
     return hopper_tile(address, hopper_group_bytes);

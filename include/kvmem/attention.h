@@ -83,7 +83,7 @@ struct kva_cache {
 /* What a step works on: N sequences, their new tokens' rows back to back (ragged). */
 struct kva_batch {
     uint32_t seq_count;        /* N; 0 is allowed */
-    uint32_t q_max;            /* rows of a sequence, at most */
+    uint32_t q_max;            /* rows of a sequence, at most; × query heads a K/V head < 2^31 */
     uint32_t q_total;          /* rows in all, at most */
     uint32_t kv_max;           /* tokens of a sequence, at most; ≤ table_stride × block_tokens */
     uint32_t table_stride;     /* entries of a row of `tables` */

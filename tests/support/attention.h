@@ -111,6 +111,7 @@ struct kvt_attention_case {
     enum kvt_taint taint; /* of one token that sequence 0 and K/V head 0 see */
     uint32_t tainted;     /* which of the tokens, from 1 on; 0 = any */
     bool is_strict;       /* a taint reaches only rows that see the token */
+    bool has_wild_scales; /* of quantised tokens that a window hides, and of the last one */
     uint32_t row_step;    /* compare every so many rows; 0 = all */
     uint32_t threads;
 };

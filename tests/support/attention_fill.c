@@ -74,6 +74,19 @@ static void fill_v(const struct kvt_attention_scene *s, uint64_t first, uint32_t
     }
 }
 
+/* The last of several rows sees the last token, and no other row; a window hides tokens from all.
+ * Where every token has its own scale. */
+static bool is_wild(const struct kvt_attention_scene *s, uint32_t n, uint32_t t)
+{
+    uint32_t rows = kvt_attention_row(s, n + 1) - kvt_attention_row(s, n);
+    uint64_t length = (uint64_t)s->host.batch.kv_lengths[n];
+
+    if (!s->c.has_wild_scales || s->c.scale_mode != KVMEM_SCALE_TOKEN_HEAD)
+        return false;
+    return (rows > 1 && t + UINT64_C(1) == length) ||
+           (s->c.window_tokens && (uint64_t)t + s->c.window_tokens + rows <= length);
+}
+
 static double pick_scale(const struct kvt_attention_scene *s, uint64_t *seed)
 {
     double size = s->c.cache_dtype == KVMEM_DTYPE_INT8 ? 1.0 / 36 : 0.6;
@@ -83,14 +96,15 @@ static double pick_scale(const struct kvt_attention_scene *s, uint64_t *seed)
     return size * (0.5 + (double)(kvt_random(seed) >> 40) / 16777216);
 }
 
-static void fill_scales(const struct kvt_attention_scene *s, uint64_t at, uint64_t *seed)
+static void fill_scales(const struct kvt_attention_scene *s, uint64_t at, bool wild, uint64_t *seed)
 {
     const struct kva_cache *c = &s->host.cache;
+    double k = pick_scale(s, seed), v = pick_scale(s, seed);
 
     if (c->dtype < KVMEM_DTYPE_FP8_E4M3)
         return;
-    kva_reference_store(c->scale_dtype, (void *)(uintptr_t)c->k_scale, at, pick_scale(s, seed));
-    kva_reference_store(c->scale_dtype, (void *)(uintptr_t)c->v_scale, at, pick_scale(s, seed));
+    kva_reference_store(c->scale_dtype, (void *)(uintptr_t)c->k_scale, at, wild ? NAN : k);
+    kva_reference_store(c->scale_dtype, (void *)(uintptr_t)c->v_scale, at, wild ? NAN : v);
 }
 
 /* K, V and scales of token t of sequence n, in the layer that is computed. */
@@ -110,7 +124,7 @@ static void fill_token(const struct kvt_attention_scene *s, uint32_t n, uint32_t
         fill_scales(s,
                     block * c->scale_block_stride + layer * c->scale_layer_stride +
                         g * c->scale_head_stride + slot * c->scale_token_stride,
-                    seed);
+                    is_wild(s, n, t), seed);
     }
 }
 

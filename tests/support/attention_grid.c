@@ -312,6 +312,43 @@ static bool taints(uint32_t i, struct kvt_attention_case *c)
     return i == 0;
 }
 
+/* Scales of tokens that a row does not see may be NaN: a window's edge, a tree, the next rows. */
+static bool wild_scales(uint32_t i, struct kvt_attention_case *c)
+{
+    static const struct pair pairs[] = {{1, 500}, {4, 130}, {2, 1000}, {40, 200}};
+    static const uint32_t windows[] = {70, 0, 1, 300};
+
+    c->has_wild_scales = true;
+    c->scale_mode = KVMEM_SCALE_TOKEN_HEAD;
+    c->cache_dtype = digit(&i, 2) ? KVMEM_DTYPE_INT8 : KVMEM_DTYPE_FP8_E4M3;
+    pick_batch(c, PICK(&i, pairs), 3);
+    c->window_tokens = PICK(&i, windows);
+    c->has_tree = digit(&i, 2);
+    c->flags = c->has_tree ? 0 : KVA_CAUSAL;
+    pick_heads(c, 0, 2, digit(&i, 2) ? 64 : 128);
+    c->heads = digit(&i, 2) ? 2 : 16;
+    c->is_ragged = digit(&i, 2);
+    return i == 0;
+}
+
+/* A cap that hardly bends: it must not cost the score its digits. */
+static bool large_caps(uint32_t i, struct kvt_attention_case *c)
+{
+    static const struct pair pairs[] = {{1, 77}, {4, 200}, {33, 130}, {200, 300}};
+    static const uint32_t types[] = {KVMEM_DTYPE_BF16, KVMEM_DTYPE_FP16, KVMEM_DTYPE_FP8_E4M3};
+    static const float caps[] = {1e6f, 3e3f, 60};
+
+    pick_batch(c, PICK(&i, pairs), 3);
+    c->soft_cap = PICK(&i, caps);
+    c->cache_dtype = PICK(&i, types);
+    c->dtype = c->cache_dtype == KVMEM_DTYPE_FP16 ? KVMEM_DTYPE_FP16 : KVMEM_DTYPE_BF16;
+    c->flags = digit(&i, 2) ? KVA_CAUSAL : 0;
+    c->is_latent = digit(&i, 3) == 2 && c->cache_dtype == KVMEM_DTYPE_BF16;
+    pick_heads(c, 8, c->is_latent ? 1 : 2, c->is_latent ? 576 : 128);
+    c->dim_v = c->is_latent ? 512 : 0;
+    return i == 0;
+}
+
 /* Any dims and blocks, fp32, mixed types. */
 static bool cpu_odd(uint32_t i, struct kvt_attention_case *c)
 {
@@ -346,6 +383,8 @@ const struct kvt_attention_grid kvt_attention_grids[] = {
     {"quantised", quantised, false},
     {"layouts", layouts, false},
     {"taints", taints, false},
+    {"wild_scales", wild_scales, false},
+    {"large_caps", large_caps, false},
     {"cpu_odd", cpu_odd, true},
     {NULL, NULL, false},
 };

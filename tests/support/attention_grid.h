@@ -2,8 +2,8 @@
  *
  * Grids of attention cases: those that other libraries test their kernels with (shapes of
  * FlashAttention-3, FlashMLA and FlashInfer), and our own: masks that are exact, lengths around
- * tiles and blocks, quantised caches, layouts, trees, taints. A case is a number in a grid; its
- * seed follows from both.
+ * tiles and blocks, quantised caches, layouts, trees, taints, caps. A case is a number in a grid;
+ * its seed follows from both.
  */
 #ifndef KVT_ATTENTION_GRID_H
 #define KVT_ATTENTION_GRID_H

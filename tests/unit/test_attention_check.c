@@ -143,6 +143,19 @@ Test(attention_check, descriptions)
     cr_assert_eq(strncmp(kva_error(), "size", 4), 0, "%s", kva_error());
 }
 
+/* 4,096 query heads of one K/V head, over 2^20 rows, are 2^32. */
+Test(attention_check, rows_and_heads_are_counted_in_32_bits)
+{
+    struct good *g = good_new();
+
+    g->what.q_head_count = 4096;
+    g->what.cache.kv_head_count = 1;
+    g->what.batch.q_total = g->what.batch.q_max = 1u << 20;
+    expect_refused(g, "batch.q_max");
+    g->what.batch.q_max = 1u << 19;
+    expect_refused(g, "batch.q_max");
+}
+
 Test(attention_check, caches)
 {
     REFUSED(cache.dtype, KVMEM_DTYPE_NONE);
