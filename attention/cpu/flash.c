@@ -18,7 +18,6 @@
 
 #define PLAN_MAGIC          0x6b766166u
 #define TASKS_PER_WORKER    8u
-#define ROW_LIMIT           (1u << 31) /* of a sequence: rows are counted in 32 bits */
 #define LEAST_CHUNK_TOKENS  256u
 #define FIXED_CHUNK_TOKENS  2048u /* batch-invariant mode, and only ... */
 #define FIXED_CHUNK_Q_LIMIT 16u   /* ... for sequences with up to so many query tokens */
@@ -386,11 +385,6 @@ static int accepts(const struct kva_flash_code *code, const char *name,
         return kva_error_set(KVMEM_E_NOT_SUPPORTED,
                              "cache.head_dim_k, head_dim_v: %u and %u, %s has at most %u",
                              what->cache.head_dim_k, what->cache.head_dim_v, name, KVA_DIM_LIMIT);
-    if ((uint64_t)what->batch.q_max * group_of(what) > ROW_LIMIT)
-        return kva_error_set(KVMEM_E_NOT_SUPPORTED,
-                             "batch.q_max: %u times %u heads of a K/V head are more than %u rows "
-                             "of a sequence",
-                             what->batch.q_max, group_of(what), ROW_LIMIT);
     return 0;
 }
 

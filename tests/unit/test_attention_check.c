@@ -370,7 +370,7 @@ Test(attention_check, rows_that_32_bits_cannot_count_are_refused)
     g->what.batch.q_max = g->what.batch.q_total = 1u << 24;
     for (uint32_t i = 0; i < 4; i++) {
         kva_only_kernel = kernels[i];
-        cr_assert_eq(kva_attention_info(&g->what, &info), KVMEM_E_NOT_SUPPORTED, "%s", kernels[i]);
+        cr_assert_eq(kva_attention_info(&g->what, &info), KVMEM_E_INVALID, "%s", kernels[i]);
     }
     kva_only_kernel = NULL;
 }

@@ -127,6 +127,7 @@ Test(attention_standard, what_it_refuses)
     begins("window_tokens");
     what = good(); /* 2^2 · 2^12 · 2^24 · 2^32 bytes of scores */
     what.q_head_count = 4096;
+    what.cache.kv_head_count = 1024;
     what.batch.q_max = what.batch.q_total = 1u << 24;
     what.batch.kv_max = UINT32_MAX;
     what.batch.table_stride = 1u << 31;
