@@ -176,7 +176,7 @@ up_tests := ../..
 define program_rule
 $(B)/$1: $(call object,$(SRC_$1)) $(call built_by,$(LIBS_$1))
 	$$(call say,LINK)mkdir -p $$(@D) && $$(CC) $(KV_LDFLAGS) $(LDFLAGS) -o $$@ \
-	  $$(filter %.o,$$^) $(call link,$(LIBS_$1)) \
+	  $$(filter %.o,$$^) $(call link,$(LIBS_$1)) $(call with_cu,$(SRC_$1)) \
 	  $(if $(filter %.so,$(LIBS_$1)),'-Wl$(comma)-rpath$(comma)$$$$ORIGIN/$(up_$(call top,$1))/lib')
 endef
 
