@@ -44,7 +44,7 @@ static void run_write(const struct kvt_write_world *world, const struct kvt_writ
 static void check_write(uint64_t seed, void *stream, bool is_graph)
 {
     struct kvt_write_world world;
-    struct kvt_write_memory device = {NULL};
+    struct kvt_write_memory device = {0};
     uint8_t *seen[3];
     char name[200], text[200];
 
