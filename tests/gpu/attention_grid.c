@@ -66,20 +66,9 @@ static void run_grid(const char *name)
     {                             \
         run_grid(#name);          \
     }
-GRID(flash_output)
-GRID(flash_ragged)
-GRID(flash_cache)
-GRID(latent_dense)
-GRID(infer_decode)
-GRID(infer_prefill)
-GRID(infer_latent)
-GRID(edges)
-GRID(exact_masks)
-GRID(features)
-GRID(trees)
-GRID(quantised)
-GRID(layouts)
-GRID(taints)
+KVT_ATTENTION_GRIDS(GRID)
+
+#define CASE(name) {#name, grid_##name, LIMIT_S},
 
 /* ---- equal to the last bit ---- */
 
@@ -319,20 +308,9 @@ static void graphs(void)
 }
 
 static const struct kvt_case CASE_LIST[] = {
-    {"edges", grid_edges, LIMIT_S},
-    {"exact_masks", grid_exact_masks, LIMIT_S},
-    {"features", grid_features, LIMIT_S},
-    {"trees", grid_trees, LIMIT_S},
-    {"quantised", grid_quantised, LIMIT_S},
-    {"layouts", grid_layouts, LIMIT_S},
-    {"taints", grid_taints, LIMIT_S},
-    {"flash_output", grid_flash_output, LIMIT_S},
-    {"flash_ragged", grid_flash_ragged, LIMIT_S},
-    {"flash_cache", grid_flash_cache, LIMIT_S},
-    {"latent_dense", grid_latent_dense, LIMIT_S},
-    {"infer_decode", grid_infer_decode, LIMIT_S},
-    {"infer_prefill", grid_infer_prefill, LIMIT_S},
-    {"infer_latent", grid_infer_latent, LIMIT_S},
+    /* clang-format off */
+    KVT_ATTENTION_GRIDS(CASE)
+    /* clang-format on */
     {"equal_layouts", equal_layouts, LIMIT_S},
     {"equal_alone", equal_alone, LIMIT_S},
     {"equal_again", equal_again, LIMIT_S},

@@ -368,23 +368,12 @@ static bool cpu_odd(uint32_t i, struct kvt_attention_case *c)
     return i == 0;
 }
 
+#define GRID(name) {#name, name, false},
+
 const struct kvt_attention_grid kvt_attention_grids[] = {
-    {"flash_output", flash_output, false},
-    {"flash_ragged", flash_ragged, false},
-    {"flash_cache", flash_cache, false},
-    {"latent_dense", latent_dense, false},
-    {"infer_decode", infer_decode, false},
-    {"infer_prefill", infer_prefill, false},
-    {"infer_latent", infer_latent, false},
-    {"edges", edges, false},
-    {"exact_masks", exact_masks, false},
-    {"features", features, false},
-    {"trees", trees, false},
-    {"quantised", quantised, false},
-    {"layouts", layouts, false},
-    {"taints", taints, false},
-    {"wild_scales", wild_scales, false},
-    {"large_caps", large_caps, false},
+    /* clang-format off */
+    KVT_ATTENTION_GRIDS(GRID)
+    /* clang-format on */
     {"cpu_odd", cpu_odd, true},
     {NULL, NULL, false},
 };

@@ -17,6 +17,25 @@ struct kvt_attention_grid {
     bool is_for_cpu_only; /* shapes that no GPU kernel need take */
 };
 
+/* X(name): every grid that a GPU runs too, so that none is left out there. */
+#define KVT_ATTENTION_GRIDS(X) \
+    X(flash_output)            \
+    X(flash_ragged)            \
+    X(flash_cache)             \
+    X(latent_dense)            \
+    X(infer_decode)            \
+    X(infer_prefill)           \
+    X(infer_latent)            \
+    X(edges)                   \
+    X(exact_masks)             \
+    X(features)                \
+    X(trees)                   \
+    X(quantised)               \
+    X(layouts)                 \
+    X(taints)                  \
+    X(wild_scales)             \
+    X(large_caps)
+
 extern const struct kvt_attention_grid kvt_attention_grids[];
 
 struct kvt_attention_plan {
